@@ -1,0 +1,1 @@
+"""Stream Runner: AWS Lambda's event source mapping for streams that you host yourself."""

@@ -1,0 +1,1 @@
+"""The HTTP side for operators, probes and Prometheus."""

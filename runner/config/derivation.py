@@ -1,0 +1,62 @@
+"""The values that nobody wrote and that follow from others."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+from runner.config.functions import FunctionConfig
+from runner.config.mappings import MappingConfig
+from runner.config.models import Config
+from runner.config.reading import Reading
+from runner.config.sources import SourceConfig
+from runner.config.wording import Path
+from runner.core.lanes import Ordering
+
+_CONNECT_TIMEOUT: Final = 5.0
+_FOR_EVER: Final = -1
+_ATTEMPTS_BEFORE_DESTINATION: Final = 10
+_DRAIN_TIMEOUT_OF_UNKNOWN_FUNCTION: Final = 30.0
+
+
+def derive(config: Config, reading: Reading) -> Config:
+    """``config`` with every derived key filled in. Where what it follows from is invalid, the usual value stands in."""
+    functions = {name: _function(function, ("functions", name), reading) for name, function in config.functions.items()}
+    mappings = {
+        name: _mapping(name, mapping, functions.get(mapping.function), reading)
+        for name, mapping in config.mappings.items()
+    }
+    return replace(config, functions=functions, mappings=mappings)
+
+
+def _is_written(path: Path, reading: Reading) -> bool:
+    return path in reading.places and path not in reading.invalid
+
+
+def _function(function: FunctionConfig, path: Path, reading: Reading) -> FunctionConfig:
+    http = function.http
+    if http is None or _is_written((*path, "http", "connect_timeout"), reading):
+        return function
+    return replace(function, http=replace(http, connect_timeout=min(_CONNECT_TIMEOUT, http.timeout)))
+
+
+def _mapping(name: str, mapping: MappingConfig, function: FunctionConfig | None, reading: Reading) -> MappingConfig:
+    path = ("mappings", name)
+    if not _is_written((*path, "ordering"), reading):
+        mapping = replace(mapping, ordering=Ordering.PARTITION if mapping.parallelization_factor == 1 else Ordering.KEY)
+    if not _is_written((*path, "maximum_retry_attempts"), reading):
+        attempts = _FOR_EVER if mapping.on_failure is None else _ATTEMPTS_BEFORE_DESTINATION
+        mapping = replace(mapping, maximum_retry_attempts=attempts)
+    if not _is_written((*path, "drain_timeout"), reading):
+        usable = function is not None and (function.http or function.python)
+        mapping = replace(mapping, drain_timeout=usable.timeout if usable else _DRAIN_TIMEOUT_OF_UNKNOWN_FUNCTION)
+    if reading.known((*path, "source")):
+        mapping = replace(mapping, source=_source(name, mapping.source, (*path, "source"), reading))
+    return mapping
+
+
+def _source(name: str, source: SourceConfig, path: Path, reading: Reading) -> SourceConfig:
+    kafka = source.kafka
+    if kafka is None or _is_written((*path, "kafka", "consumer_group_id"), reading):
+        return source
+    return replace(source, kafka=replace(kafka, consumer_group_id=name))

@@ -1,0 +1,100 @@
+"""The sections that say where records come from, and where dead letters go."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from runner.config.addresses import AnyPath, DirectoryPath, Servers
+from runner.config.connections import SaslConfig, TlsConfig
+from runner.config.scalars import Duration, Size, Text
+from runner.config.sections import Items, Section, derived_key, key, section
+
+GROUP_PATTERN: Final = r"[a-zA-Z0-9\-/*:_+=.@]+"
+_TOPIC: Final = Text(
+    "a topic name",
+    r"[a-zA-Z0-9_-][a-zA-Z0-9._-]*",
+    longest=249,
+    hint="letters, digits, '.', '_' and '-' make a topic's name, which does not begin with a dot",
+)
+_MEMBER_PATTERN: Final = r"[a-zA-Z0-9_-][a-zA-Z0-9._-]*"
+
+
+@section()
+class KafkaSourceConfig:
+    """Topics of one Kafka cluster, read as a consumer group."""
+
+    bootstrap_servers: tuple[str, ...] = key(
+        Servers(), "The first servers to ask: a list of host:port, or one text with commas."
+    )
+    topics: tuple[str, ...] = key(Items(_TOPIC, 1, 1000), "What to read. Topics are never created.")
+    consumer_group_id: str = derived_key(
+        Text("a consumer group", GROUP_PATTERN, longest=200),
+        "Under which name checkpoints are kept; a group belongs to one mapping.",
+        derived="the mapping's name",
+    )
+    group_instance_id: str | None = key(
+        Text("a group instance id", _MEMBER_PATTERN, longest=249),
+        "Static membership: unique in the group, the same after a restart, which then causes no rebalance.",
+        default=None,
+    )
+    client_id: str | None = key(
+        Text("a client id", _MEMBER_PATTERN, longest=249), "Shown in the brokers' logs and quotas.", default=None
+    )
+    session_timeout: float = key(
+        Duration(6, 1800), "Without a heartbeat for this long, the group gives our partitions to others.", default=45.0
+    )
+    tls: TlsConfig | None = key(Section(TlsConfig), "Connect with TLS; {} for its defaults.", default=None)
+    sasl: SaslConfig | None = key(Section(SaslConfig), "Authenticate with SASL.", default=None)
+    maximum_partition_fetch: int = key(
+        Size(1000, 1 << 30),
+        "How much one fetch brings of one partition; a larger record comes alone.",
+        default=1_000_000,
+    )
+
+
+@section()
+class FileSourceConfig:
+    """A directory as a topic; its files ``<n>.jsonl`` are the partitions, their lines the records."""
+
+    path: Path = key(DirectoryPath("a directory"), "The directory, relative to the working directory or absolute.")
+    checkpoint_file: Path | None = key(
+        AnyPath(), "Where checkpoints are kept, instead of beside the files.", default=None
+    )
+    poll_interval: float = key(Duration(0.01, 60), "How often to look for new lines and files.", default=0.2)
+
+
+@section(exactly_one=("kafka", "file"))
+class SourceConfig:
+    """Where a mapping's records come from."""
+
+    kafka: KafkaSourceConfig | None = key(Section(KafkaSourceConfig), "Kafka topics.", default=None)
+    file: FileSourceConfig | None = key(Section(FileSourceConfig), "Local files.", default=None)
+
+
+@section()
+class KafkaDestinationConfig:
+    """A Kafka topic for dead letters."""
+
+    topic: str = key(_TOPIC, "Where dead letters are stored. It has to exist.")
+    bootstrap_servers: tuple[str, ...] | None = key(
+        Servers(), "A cluster of its own; without it, the source's cluster and its tls and sasl.", default=None
+    )
+    tls: TlsConfig | None = key(Section(TlsConfig), "TLS for a cluster of its own.", default=None)
+    sasl: SaslConfig | None = key(Section(SaslConfig), "SASL for a cluster of its own.", default=None)
+    timeout: float = key(Duration(0.1, 3600), "After this long a write is reported as overdue.", default=30.0)
+
+
+@section()
+class FileDestinationConfig:
+    """A file for dead letters, one JSON line each."""
+
+    path: Path = key(AnyPath(), "The .jsonl file, relative to the working directory or absolute.")
+
+
+@section(exactly_one=("kafka", "file"))
+class OnFailureConfig:
+    """Where dead letters are stored."""
+
+    kafka: KafkaDestinationConfig | None = key(Section(KafkaDestinationConfig), "A Kafka topic.", default=None)
+    file: FileDestinationConfig | None = key(Section(FileDestinationConfig), "A local file.", default=None)

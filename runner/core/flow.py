@@ -1,0 +1,89 @@
+"""When a partition must be paused and may be resumed."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+
+class PauseReason(enum.StrEnum):
+    """Which bound a paused partition reached; a metric's label."""
+
+    BUFFER_RECORDS = "buffer_records"
+    BUFFER_BYTES = "buffer_bytes"
+    MAXIMUM_AHEAD = "maximum_ahead"
+    PROCESS_BUFFER = "process_buffer"
+
+
+@dataclass(frozen=True, slots=True)
+class FlowLimits:
+    """The high marks of one partition: unsettled records and bytes, and records settled beyond the checkpoint."""
+
+    records: int
+    bytes: int
+    ahead: int
+
+
+class ByteBudget:
+    """The unsettled bytes of all partitions of this process against one limit."""
+
+    __slots__ = ("limit", "used")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.used = 0
+
+    @property
+    def is_full(self) -> bool:
+        return self.used >= self.limit
+
+    @property
+    def has_room(self) -> bool:
+        return self.used <= self.limit // 2
+
+
+class Flow:
+    """Pauses at the high marks and resumes at half of them: a client throws its fetched-ahead records away when it
+    pauses, so a partition must not flutter.
+
+    Where the process's budget is full, a partition without unsettled records is not paused: each can always go on by
+    one fetch, and none starves behind the others.
+    """
+
+    __slots__ = ("_budget", "_limits", "reason")
+
+    def __init__(self, limits: FlowLimits, budget: ByteBudget) -> None:
+        self._limits = limits
+        self._budget = budget
+        self.reason: PauseReason | None = None  # why it is paused; None: it is not
+
+    def update(self, *, records: int, size: int, ahead: int) -> bool:
+        """Unsettled ``records`` of ``size`` bytes, ``ahead`` settled beyond the checkpoint. True: paused or resumed."""
+        if self.reason is None:
+            self.reason = self._over(records, size, ahead)
+            return self.reason is not None
+        if self._is_low(records, size, ahead):
+            self.reason = None
+            return True
+        return False
+
+    def _over(self, records: int, size: int, ahead: int) -> PauseReason | None:
+        limits = self._limits
+        if records >= limits.records:
+            return PauseReason.BUFFER_RECORDS
+        if size >= limits.bytes:
+            return PauseReason.BUFFER_BYTES
+        if ahead >= limits.ahead:
+            return PauseReason.MAXIMUM_AHEAD
+        if records and self._budget.is_full:
+            return PauseReason.PROCESS_BUFFER
+        return None
+
+    def _is_low(self, records: int, size: int, ahead: int) -> bool:
+        limits = self._limits
+        return (
+            records <= limits.records // 2
+            and size <= limits.bytes // 2
+            and ahead <= limits.ahead // 2
+            and (records == 0 or self._budget.has_room)
+        )

@@ -1,0 +1,72 @@
+"""Which records of a partition may run side by side."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Iterable, Sequence
+
+from runner.model import Record
+
+OWN_LANE = 0
+"""The lane of records without a key: one for the whole partition, so that their order is kept."""
+
+
+class Ordering(enum.StrEnum):
+    """What order a mapping keeps: of the whole partition, of each key, or none."""
+
+    PARTITION = "partition"
+    KEY = "key"
+    NONE = "none"
+
+
+class Lanes:
+    """Places fetched records into at most ``factor`` lanes of one partition; one batch of a lane runs at a time.
+
+    A key's lane comes from Python's keyed hash of bytes (SipHash), which is independent of the producers' partitioners:
+    CRC-32 or murmur2 of the key would send all keys of one partition into few lanes. It need not be the same in
+    another process, because nothing of a lane outlives its assignment.
+    """
+
+    __slots__ = ("_batch_records", "_current", "_factor", "_load", "_ordering")
+
+    def __init__(self, ordering: Ordering, factor: int, *, batch_records: int, load: Callable[[int], int]) -> None:
+        """``load(lane)`` tells how many records a lane holds; asked for only where no order is kept."""
+        self._ordering = ordering
+        self._factor = factor
+        self._batch_records = batch_records
+        self._load = load
+        self._current = 0
+
+    def place(self, records: Sequence[Record]) -> Iterable[tuple[int, Sequence[Record]]]:
+        """The records with their lanes, each lane's in fetch order."""
+        if self._factor == 1 or self._ordering is Ordering.PARTITION:
+            return ((OWN_LANE, records),) if records else ()
+        if self._ordering is Ordering.KEY:
+            return self._by_key(records)
+        return self._freely(records)
+
+    def _by_key(self, records: Sequence[Record]) -> Iterable[tuple[int, Sequence[Record]]]:
+        factor = self._factor
+        lanes: dict[int, list[Record]] = {}
+        for record in records:
+            key = record.key
+            lane = OWN_LANE if key is None else hash(key) % factor
+            try:
+                lanes[lane].append(record)
+            except KeyError:
+                lanes[lane] = [record]
+        return lanes.items()
+
+    def _freely(self, records: Sequence[Record]) -> Iterable[tuple[int, Sequence[Record]]]:
+        # One open batch is filled at a time: a trickle spread over many lanes would make many batches of one record.
+        placed: dict[int, int] = {}
+        start = 0
+        while start < len(records):
+            room = self._batch_records - self._load(self._current) - placed.get(self._current, 0)
+            if room <= 0:
+                self._current = min(range(self._factor), key=lambda lane: self._load(lane) + placed.get(lane, 0))
+                room = max(self._batch_records - self._load(self._current) - placed.get(self._current, 0), 1)
+            part = records[start : start + room]
+            placed[self._current] = placed.get(self._current, 0) + len(part)
+            start += len(part)
+            yield self._current, part

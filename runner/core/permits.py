@@ -1,0 +1,93 @@
+"""How many invocations may run at once, shared fairly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+
+
+class Permits:
+    """A counted limit shared by members (the mappings of a process, or of a function).
+
+    A member that holds none may take the last free permit; a member that holds some must leave one free for each
+    member that holds none. So a mapping whose function hangs never keeps the others from going on.
+    """
+
+    __slots__ = ("_asked", "_blocked", "_free", "_held", "_without", "limit")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._free = limit
+        self._held: dict[Hashable, int] = {}
+        self._without = 0  # members that hold none
+        self._asked: Hashable | None = None  # who called try_take last
+        self._blocked: dict[Hashable, Callable[[], None]] = {}  # in the order in which they were refused
+
+    @property
+    def in_use(self) -> int:
+        return self.limit - self._free
+
+    def join(self, member: Hashable) -> None:
+        assert member not in self._held
+        self._held[member] = 0
+        self._without += 1
+
+    def leave(self, member: Hashable) -> None:
+        """What it still holds is free again."""
+        held = self._held.pop(member)
+        self._free += held
+        if not held:
+            self._without -= 1
+        self._blocked.pop(member, None)
+        self.wake()
+
+    def resize(self, limit: int) -> None:
+        """Permits above a lower limit are not taken away: they are missing when they come back."""
+        self._free += limit - self.limit
+        self.limit = limit
+        self.wake()
+
+    def try_take(self, member: Hashable, on_free: Callable[[], None]) -> bool:
+        """Take one, or be remembered: ``on_free`` is called when one may be had."""
+        self._asked = member
+        held = self._held[member]
+        if self._free > (self._without if held else self._empty_handed_before(member)):
+            self._free -= 1
+            self._held[member] = held + 1
+            if not held:
+                self._without -= 1
+            self._blocked.pop(member, None)
+            return True
+        self._blocked.setdefault(member, on_free)
+        return False
+
+    def _empty_handed_before(self, member: Hashable) -> int:
+        """How many that hold none were refused before ``member`` was: they come first."""
+        count = 0
+        for other in self._blocked:
+            if other == member:
+                break
+            count += not self._held[other]
+        return count
+
+    def give_back(self, member: Hashable) -> None:
+        """Give one back. Nobody is woken yet: the caller may take it again at once; else it calls ``wake``."""
+        held = self._held.get(member, 0)
+        if not held:
+            return  # it left meanwhile, and its permits were freed then
+        self._held[member] = held - 1
+        self._free += 1
+        if held == 1:
+            self._without += 1
+
+    def wake(self) -> None:
+        """Call whoever was refused, in turn, while there is something to take; who asks no more is forgotten."""
+        for member in list(self._blocked):
+            if self._free <= 0:
+                return
+            on_free = self._blocked.get(member)
+            if on_free is None:
+                continue
+            self._asked = None
+            on_free()
+            if self._asked != member:
+                self._blocked.pop(member, None)

@@ -1,0 +1,85 @@
+"""The forms in which a dead letter is written to Kafka, each smaller than the one before."""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+from typing import Final, NamedTuple
+
+import msgspec
+
+from runner.destinations.headers import POINTER, dead_letter_headers, original_headers
+from runner.model import DeadLetter
+
+_RECORD_OVERHEAD: Final = 32
+"""Bytes that a record's own framing may take: its lengths, deltas and attributes."""
+_HEADER_OVERHEAD: Final = 10
+
+
+class Form(enum.IntEnum):
+    """How much of the letter is written. The next one is tried when the topic does not take one of this size."""
+
+    WHOLE = 0
+    WITHOUT_ERROR_TEXT = 1
+    POINTER = 2
+    POINTER_WITHOUT_KEY = 3
+
+    @property
+    def smaller(self) -> Form | None:
+        return Form(self + 1) if self < Form.POINTER_WITHOUT_KEY else None
+
+
+class Message(NamedTuple):
+    """A record as a producer takes it. ``timestamp_ms`` is never negative."""
+
+    key: bytes | None
+    value: bytes | None
+    headers: list[tuple[str, bytes | None]]
+    timestamp_ms: int
+
+    @property
+    def largest_size(self) -> int:
+        """Bytes in a batch, at most."""
+        headers = sum(4 * len(name) + len(value or b"") + _HEADER_OVERHEAD for name, value in self.headers)
+        return len(self.key or b"") + len(self.value or b"") + headers + _RECORD_OVERHEAD
+
+
+def message_of(letter: DeadLetter, form: Form, timestamp_ms: int) -> Message:
+    """``letter`` in ``form``, byte for byte but for the pointers, which are JSON."""
+    record = letter.record
+    ours = dead_letter_headers(letter, with_error=form is Form.WHOLE)
+    if form in (Form.WHOLE, Form.WITHOUT_ERROR_TEXT):
+        return Message(record.key, record.value, [*original_headers(record), *ours], timestamp_ms)
+    key = record.key if form is Form.POINTER else None
+    return Message(key, _pointer(letter, form), [*ours, (POINTER, b"true")], timestamp_ms)
+
+
+def timestamp_of(letter: DeadLetter, retention_ms: int | None) -> int:
+    """The record's own timestamp where the topic keeps it long enough to be seen to, else the time of giving up.
+
+    A record older than a topic's retention is deleted as soon as it is stored: the dead letter would be lost. So the
+    own timestamp stays only while half of ``retention_ms`` (None: no limit) is left.
+    """
+    timestamp_ms = letter.record.timestamp_ms
+    if timestamp_ms < 0:
+        return letter.given_up_at_ms
+    if retention_ms is not None and letter.given_up_at_ms - timestamp_ms > retention_ms / 2:
+        return letter.given_up_at_ms
+    return timestamp_ms
+
+
+def _pointer(letter: DeadLetter, form: Form) -> bytes:
+    record = letter.record
+    has_key_left_out = form is Form.POINTER_WITHOUT_KEY and record.key is not None
+    return msgspec.json.encode(
+        {
+            "topic": record.partition.topic,
+            "partition": record.partition.number,
+            "offset": record.position,
+            "size": None if record.value is None else len(record.value),
+            "sha256": None if record.value is None else hashlib.sha256(record.value).hexdigest(),
+            "headers_left_out": len(original_headers(record)),
+            "key_left_out": has_key_left_out,
+            "key_sha256": hashlib.sha256(record.key or b"").hexdigest() if has_key_left_out else None,
+        }
+    )

@@ -1,0 +1,91 @@
+"""Checkpoints: on a timer, at revoke, at stop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+import anyio
+
+from runner.engine.partition import PartitionWorker
+from runner.model import Partition, Position
+from runner.ports import CheckpointFailed, CheckpointFenced, Clock, Observer, Source
+
+
+class Committer:
+    """Hands the source what may be forgotten, never twice at once, and never for a worker that was discarded.
+
+    A checkpoint that could not be stored is handed over again, in its newest form, at the next turn.
+    """
+
+    def __init__(self, source: Source, clock: Clock, observer: Observer, *, interval: float, timeout: float) -> None:
+        self._source = source
+        self._clock = clock
+        self._observer = observer
+        self._interval = interval
+        self._timeout = timeout
+        self._lock = anyio.Lock(fast_acquire=True)
+        self._stored: dict[PartitionWorker, Position] = {}
+
+    async def run(self, workers: Callable[[], Collection[PartitionWorker]]) -> None:
+        while True:
+            await anyio.sleep(self._interval)
+            await self.flush(workers())
+
+    def forget(self, worker: PartitionWorker) -> None:
+        self._stored.pop(worker, None)
+
+    def fence(self, worker: PartitionWorker) -> None:
+        """The partition is another owner's: nothing of this worker may count, or be started, any more."""
+        if worker.is_discarded:
+            return
+        stale = worker.tracker.settled_records - worker.stored_sequence
+        if stale:
+            self._observer.stale_results(worker.partition, stale)
+        worker.discard()
+
+    async def flush(self, workers: Collection[PartitionWorker]) -> bool:
+        """Store the checkpoints of ``workers`` that moved. False: something could not be stored in time."""
+        if not any(self._moved(worker) for worker in workers):
+            return True
+        async with self._lock:
+            moved = [worker for worker in workers if self._moved(worker)]
+            positions: dict[Partition, Position] = {}
+            heads: dict[PartitionWorker, int] = {}
+            for worker in moved:
+                checkpoint = worker.tracker.checkpoint
+                assert checkpoint is not None
+                positions[worker.partition] = checkpoint
+                heads[worker] = worker.tracker.head
+            if not positions:
+                return True
+            if not await self._store(positions, moved):
+                return False
+            for worker in moved:
+                self._stored[worker] = positions[worker.partition]
+                worker.stored_sequence = heads[worker]
+            return True
+
+    def _moved(self, worker: PartitionWorker) -> bool:
+        if worker.is_discarded:
+            return False
+        checkpoint = worker.tracker.checkpoint
+        return checkpoint is not None and self._stored.get(worker) != checkpoint
+
+    async def _store(self, positions: dict[Partition, Position], workers: Collection[PartitionWorker]) -> bool:
+        started = self._clock.now()
+        try:
+            with anyio.fail_after(self._timeout):
+                await self._source.checkpoint(positions)
+        except TimeoutError:
+            self._observer.checkpoint_failed(f"no answer within {self._timeout:g} s", fenced=False)
+            return False
+        except CheckpointFailed as error:
+            self._observer.checkpoint_failed(str(error), fenced=False)
+            return False
+        except CheckpointFenced as error:
+            self._observer.checkpoint_failed(str(error), fenced=True)
+            for worker in workers:
+                self.fence(worker)
+            return False
+        self._observer.checkpoint_stored(len(positions), self._clock.now() - started)
+        return True

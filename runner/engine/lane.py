@@ -1,0 +1,56 @@
+"""A lane: records of one partition that run one batch after another."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from runner.core.batcher import Batcher
+from runner.core.delivery import Delivery
+from runner.engine.timers import Timer
+from runner.model import Record
+
+if TYPE_CHECKING:
+    from runner.engine.partition import PartitionWorker
+
+
+class LaneState(enum.Enum):
+    """What a lane waits for."""
+
+    IDLE = "more records"
+    QUEUED = "a permit"
+    RUNNING = "the function"
+    WAITING = "its next attempt"
+    STORING = "the destination"
+    ABANDONED = "the next owner"
+
+
+class Lane:
+    """Data only: an idle lane costs nothing. Its partition's worker changes it."""
+
+    __slots__ = ("batcher", "cancel", "delivery", "index", "retry_at", "state", "timer", "worker")
+
+    def __init__(self, worker: PartitionWorker, index: int, batcher: Batcher) -> None:
+        self.worker = worker
+        self.index = index
+        self.batcher = batcher
+        self.delivery: Delivery | None = None
+        self.state = LaneState.IDLE
+        self.timer: Timer | None = None
+        self.retry_at = 0.0
+        self.cancel: Callable[[], None] | None = None  # ends the running invocation; set by the mapping's task
+
+    @property
+    def first_unsettled(self) -> Record | None:
+        """The lowest record in fetch order that the lane holds."""
+        if self.delivery is not None:
+            first = self.delivery.first_unsettled
+            if first is not None:
+                return first
+        return self.batcher.first
+
+    def stop_waiting(self) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None

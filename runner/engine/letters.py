@@ -1,0 +1,136 @@
+"""Dead letters on their way to the destination."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import anyio
+
+from runner.core.retry import RetryPolicy
+from runner.engine.lane import Lane
+from runner.engine.policy import MappingPolicy
+from runner.model import DeadLetter, GiveUp, Problem, Reason
+from runner.ports import Clock, Destination, DestinationError, Observer, Source
+
+_RETRY = RetryPolicy(initial_backoff=0.5, maximum_backoff=10.0)
+
+
+@dataclass(slots=True, eq=False)
+class _Pending:
+    """What a lane gave up and waits for; ``letters`` are those not stored yet."""
+
+    lane: Lane
+    step: GiveUp
+    letters: list[DeadLetter]
+    tries: int = 0
+    not_before: float = 0.0
+
+
+class Letters:
+    """Stores what lanes give up, all that is due in one call; a lane goes on when all its letters are stored.
+
+    What could not be stored is tried again with backoff, for ever: a checkpoint never passes it. Holds no permit.
+    """
+
+    def __init__(
+        self,
+        destination: Destination | None,
+        policy: MappingPolicy,
+        source: Source,
+        clock: Clock,
+        observer: Observer,
+        jitter: Callable[[], float],
+    ) -> None:
+        self._destination = destination
+        self._policy = policy
+        self._source = source
+        self._clock = clock
+        self._observer = observer
+        self._jitter = jitter
+        self._pending: list[_Pending] = []
+        self._arrived = anyio.Event()
+        self.problem: Problem | None = None
+
+    def give_up(self, lane: Lane, step: GiveUp) -> bool:
+        """True: there is no destination, so the records are dropped by policy."""
+        letters = self._letters(step)
+        if self._destination is None:
+            for letter in letters:
+                self._observer.given_up(letter, stored=False)
+            return True
+        self._pending.append(_Pending(lane, step, letters))
+        self._arrived.set()
+        return False
+
+    async def run(self, on_stored: Callable[[], None]) -> None:
+        """``on_stored`` is called when lanes may have become ready."""
+        while True:
+            self._arrived = anyio.Event()
+            # The lanes of a discarded assignment do not wait any more: its records come again.
+            self._pending = [item for item in self._pending if not item.lane.worker.is_discarded]
+            now = self._clock.now()
+            due = [item for item in self._pending if item.not_before <= now]
+            if due:
+                await self._store(due)
+                on_stored()
+                continue
+            if not self._pending:
+                self.problem = None
+                await self._arrived.wait()
+                continue
+            with anyio.move_on_after(min(item.not_before for item in self._pending) - now):
+                await self._arrived.wait()
+
+    async def _store(self, due: Sequence[_Pending]) -> None:
+        assert self._destination is not None
+        results = iter(await self._destination.store([letter for item in due for letter in item.letters]))
+        now = self._clock.now()
+        failure: DestinationError | None = None
+        for item in due:
+            failed: list[DeadLetter] = []
+            for letter in item.letters:
+                error = next(results)
+                if error is None:
+                    self._observer.given_up(letter, stored=True)
+                else:
+                    failed.append(letter)
+                    failure = error
+            item.letters = failed
+            if failed:
+                item.tries += 1
+                item.not_before = now + _RETRY.backoff(item.tries, self._jitter())
+            else:
+                self._pending.remove(item)
+                item.lane.worker.on_stored(item.lane, item.step, now)
+        self._report(failure)
+
+    def _report(self, failure: DestinationError | None) -> None:
+        if failure is None:
+            if not any(item.tries for item in self._pending):
+                self.problem = None
+            return
+        waiting = sum(len(item.letters) for item in self._pending)
+        self.problem = Problem(
+            Reason.DESTINATION_UNAVAILABLE,
+            f"{waiting} dead letters cannot be stored: {failure}",
+            "the checkpoint waits for them; it goes on by itself when the destination takes them",
+        )
+        self._observer.destination_failed(str(failure), waiting)
+
+    def _letters(self, step: GiveUp) -> list[DeadLetter]:
+        now_ms = int(self._clock.now() * 1000)
+        return [
+            DeadLetter(
+                record=record,
+                mapping=self._policy.name,
+                function=self._policy.function,
+                condition=step.condition,
+                attempts=attempts,
+                error=step.error,
+                given_up_at_ms=now_ms,
+                source=self._source.description,
+                group=self._source.group,
+            )
+            for record, attempts in zip(step.records, step.attempts, strict=True)
+        ]

@@ -1,0 +1,345 @@
+"""One assignment of one partition, in order: gather, invoke, settle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+
+import anyio
+
+from runner.core.batcher import Batcher
+from runner.core.delivery import Delivery
+from runner.core.flow import ByteBudget, Flow
+from runner.core.lag import Lag
+from runner.core.lanes import Lanes
+from runner.core.tracker import Tracker
+from runner.engine.lane import Lane, LaneState
+from runner.engine.policy import MappingPolicy
+from runner.engine.timers import Timer
+from runner.model import (
+    Backlog,
+    Fetched,
+    GiveUp,
+    Invoke,
+    Outcome,
+    Partition,
+    Record,
+    Settle,
+    Settlement,
+    WaitUntil,
+)
+from runner.ports import Observer
+
+
+class Host(Protocol):
+    """What a partition asks of its mapping. Nothing here waits."""
+
+    def enqueue(self, lane: Lane) -> None:
+        """The lane has something to invoke once a permit is free."""
+        ...
+
+    def at(self, when: float, callback: Callable[[], None]) -> Timer: ...
+
+    def give_up(self, lane: Lane, step: GiveUp) -> bool:
+        """True: dropped by policy, settled at once. False: ``stored`` is called when the destination has it."""
+        ...
+
+    def set_paused(self, worker: PartitionWorker, paused: bool) -> None: ...
+
+    def now(self) -> float: ...
+
+    def jitter(self) -> float: ...
+
+
+class PartitionWorker:
+    """Owns the tracker, the lanes and the deliveries of one assignment, and is thrown away with it.
+
+    No method waits, except ``drained``: the mapping's tasks call in, and the worker says what comes next. Nothing is
+    dispatched beyond ``_line`` once the partition drains.
+    """
+
+    def __init__(
+        self, partition: Partition, policy: MappingPolicy, host: Host, observer: Observer, budget: ByteBudget
+    ) -> None:
+        self.partition = partition
+        self.tracker = Tracker()
+        self.lanes: dict[int, Lane] = {}
+        self.flow = Flow(policy.flow, budget)
+        self.unsettled_bytes = 0
+        self.running = 0  # invocations that were started and have not come back
+        self.stored_sequence = 0  # everything below it is settled and checkpointed
+        self.is_discarded = False
+        self._policy = policy
+        self._host = host
+        self._observer = observer
+        self._budget = budget
+        self._places = Lanes(
+            policy.delivery.ordering,
+            policy.parallelization_factor,
+            batch_records=policy.batch.records,
+            load=self._load,
+        )
+        self._dispatched = -1  # the highest sequence that was put into a delivery
+        self._line: int | None = None  # set by drain
+        self._drain_until = float("inf")
+        self._quiet = anyio.Event()
+        self._lag = Lag(self.tracker)
+
+    # --- fetched records
+
+    def accept(self, fetched: Fetched, now: float, backlog: Backlog | None) -> None:
+        """Records from the source, in order. Dropped while draining: they are fetched again by the next owner."""
+        if self._line is not None or self.is_discarded:
+            return
+        records = fetched.records
+        self.tracker.fetched([record.position for record in records], fetched.next_position)
+        self.unsettled_bytes += fetched.size
+        self._budget.used += fetched.size
+        self._lag.note_end(backlog)
+        wanted = self._wanted(records, now)
+        for index, part in self._places.place(wanted):
+            lane = self.lanes.get(index)
+            if lane is None:
+                lane = self.lanes[index] = Lane(self, index, Batcher(self._policy.batch))
+            lane.batcher.add(part, now)
+            if lane.state is LaneState.IDLE:
+                self._consider(lane, now)
+        self.update_flow()
+
+    def _wanted(self, records: Sequence[Record], now: float) -> Sequence[Record]:
+        wants = self._policy.wants
+        if self._policy.skip_tombstones:
+            tombstones = [record for record in records if record.value is None]
+            if tombstones:
+                self._settle(tombstones, Settlement.SKIPPED, now)
+                records = [record for record in records if record.value is not None]
+        if wants is None:
+            return records
+        wanted = [record for record in records if wants(record)]
+        if len(wanted) < len(records):
+            kept = {record.sequence for record in wanted}
+            self._settle([record for record in records if record.sequence not in kept], Settlement.FILTERED, now)
+        return wanted
+
+    def _load(self, index: int) -> int:
+        lane = self.lanes.get(index)
+        if lane is None:
+            return 0
+        return len(lane.batcher) + (self._policy.batch.records if lane.delivery is not None else 0)
+
+    # --- lanes
+
+    def _consider(self, lane: Lane, now: float) -> None:
+        """An idle lane: queue it when a batch is due, else wake up when it will be."""
+        due_at = lane.batcher.due_at()
+        if due_at is None:
+            return
+        if due_at <= now or self.flow.reason is not None or self._line is not None:
+            self._queue(lane)
+        elif lane.timer is None:
+            lane.timer = self._host.at(due_at, lambda: self._window_closed(lane))
+
+    def _window_closed(self, lane: Lane) -> None:
+        lane.timer = None
+        if lane.state is LaneState.IDLE and not self.is_discarded:
+            self._consider(lane, self._host.now())
+
+    def _queue(self, lane: Lane) -> None:
+        lane.stop_waiting()
+        lane.state = LaneState.QUEUED
+        self._host.enqueue(lane)
+
+    def start(self, lane: Lane, now: float) -> Invoke | None:
+        """A queued lane has a permit: what to invoke; None when it turned out that there is nothing now."""
+        if self.is_discarded or lane.state is not LaneState.QUEUED:
+            return None
+        if lane.delivery is None:
+            self._take_batch(lane)
+        step = self._advance(lane, now)
+        if step is not None:
+            lane.state = LaneState.RUNNING
+            self.running += 1
+        return step
+
+    def _take_batch(self, lane: Lane) -> None:
+        batch = lane.batcher.take()
+        if batch:
+            lane.delivery = Delivery(batch, self._policy.delivery)
+            self._dispatched = max(self._dispatched, batch[-1].sequence)
+
+    def _advance(self, lane: Lane, now: float) -> Invoke | None:
+        """Do what needs no permit; return the invocation that comes next, or None when the lane waits for something."""
+        while lane.delivery is not None:
+            match lane.delivery.next_step(now):
+                case Settle(records=records):
+                    self._settle(records, Settlement.DELIVERED, now)
+                case GiveUp() as step:
+                    lane.state = LaneState.STORING
+                    if not self._host.give_up(lane, step):
+                        return None
+                    self._settle(step.records, Settlement.DROPPED, now)
+                case WaitUntil() as step:
+                    self._wait(lane, step)
+                    return None
+                case Invoke() as step:
+                    if self._line is not None and step.records[0].sequence > self._line:
+                        self._abandon(lane)
+                        return None
+                    return step
+                case None:
+                    lane.delivery = None
+        lane.state = LaneState.IDLE
+        self._consider(lane, now)
+        self._check_quiet()
+        return None
+
+    def _wait(self, lane: Lane, step: WaitUntil) -> None:
+        lane.state = LaneState.WAITING
+        lane.retry_at = step.retry_at
+        if self._line is not None and step.retry_at > self._drain_until:
+            self._abandon(lane)
+            return
+        lane.timer = self._host.at(step.time, lambda: self._wait_over(lane))
+
+    def _wait_over(self, lane: Lane) -> None:
+        lane.timer = None
+        if lane.state is LaneState.WAITING and not self.is_discarded:
+            self._resume(lane, self._host.now())
+
+    def _resume(self, lane: Lane, now: float) -> None:
+        """Go on after a wait, a store or an outcome; queue for a permit when the function comes next."""
+        if self._advance(lane, now) is not None:
+            self._queue(lane)
+
+    # --- results
+
+    def on_outcome(self, lane: Lane, outcome: Outcome, now: float) -> None:
+        """The lane's invocation came back. Not called any more once the worker is discarded."""
+        assert lane.delivery is not None
+        lane.delivery.on_outcome(outcome, now, self._host.jitter())
+        self._resume(lane, now)
+        if lane.state is LaneState.WAITING and lane.delivery is not None:
+            self._observer.retry_scheduled(
+                self.partition, lane.delivery.error, lane.delivery.upcoming_records, lane.retry_at
+            )
+        self.update_flow()
+
+    def on_stored(self, lane: Lane, step: GiveUp, now: float) -> None:
+        """The destination has what the lane gave up."""
+        if self.is_discarded or lane.state is not LaneState.STORING:
+            return
+        self._settle(step.records, Settlement.DEAD_LETTERED, now)
+        self._resume(lane, now)
+        self.update_flow()
+
+    def _settle(self, records: Sequence[Record], how: Settlement, now: float) -> None:
+        self.tracker.settle(records)
+        size = sum([record.size for record in records])
+        self.unsettled_bytes -= size
+        self._budget.used -= size
+        self._lag.note_settled()
+        self._observer.records_settled(self.partition, how, records, now)
+
+    # --- flow
+
+    def update_flow(self) -> None:
+        tracker = self.tracker
+        if self._line is not None or self.is_discarded:
+            return
+        if not self.flow.update(
+            records=tracker.unsettled_records, size=self.unsettled_bytes, ahead=tracker.ahead_records
+        ):
+            return
+        paused = self.flow.reason is not None
+        self._host.set_paused(self, paused)
+        if paused:
+            self.flush()
+
+    def flush(self) -> None:
+        """Every waiting batch is due at once: nothing more will come to fill it."""
+        for lane in self.lanes.values():
+            if lane.state is LaneState.IDLE and len(lane.batcher):
+                self._queue(lane)
+
+    def blocking_lane(self) -> Lane | None:
+        """The lane that holds the lowest unsettled record."""
+        head = self.tracker.head
+        for lane in self.lanes.values():
+            first = lane.first_unsettled
+            if first is not None and first.sequence == head:
+                return lane
+        return None
+
+    # --- the end of the assignment
+
+    def drain(self, until: float) -> None:
+        """Draw the line at the highest dispatched record and settle what is up to it until ``until``; drop the rest."""
+        if self._line is not None or self.is_discarded:
+            return
+        self._drain_until = until
+        self._draw_line(self._dispatched)
+        self.flush()
+        for lane in self.lanes.values():
+            if lane.state is LaneState.WAITING and lane.retry_at > until:
+                self._abandon(lane)
+        self._check_quiet()
+
+    def _abandon(self, lane: Lane) -> None:
+        """The lane cannot settle in time: what it holds comes again, so nothing behind it is started any more."""
+        first = lane.first_unsettled
+        assert first is not None
+        assert self._line is not None
+        lane.stop_waiting()
+        lane.state = LaneState.ABANDONED
+        if first.sequence <= self._line:
+            self._draw_line(first.sequence - 1)
+        self._check_quiet()
+
+    def _draw_line(self, sequence: int) -> None:
+        self._line = sequence
+        for lane in self.lanes.values():
+            lane.batcher.drop_after(sequence)
+            if lane.state is LaneState.QUEUED and lane.delivery is None and not len(lane.batcher):
+                lane.state = LaneState.IDLE
+
+    def _check_quiet(self) -> None:
+        if self._line is None:
+            return
+        for lane in self.lanes.values():
+            if lane.state not in (LaneState.IDLE, LaneState.ABANDONED):
+                return
+        self._quiet.set()
+
+    async def drained(self) -> None:
+        """After ``drain``: returns when every lane has settled what is up to the line, or gave it up."""
+        await self._quiet.wait()
+
+    def discard(self) -> None:
+        """No result counts any more; running invocations are cancelled. Once; then again without effect."""
+        if self.is_discarded:
+            return
+        self.is_discarded = True
+        for lane in self.lanes.values():
+            lane.stop_waiting()
+            if lane.cancel is not None:
+                lane.cancel()
+        self._budget.used -= self.unsettled_bytes
+        self.unsettled_bytes = 0
+
+    # --- what others may see
+
+    def lag_seconds(self, now: float, backlog: Backlog | None) -> float | None:
+        """See ``Lag.seconds``."""
+        stamps = [
+            record.timestamp_ms
+            for lane in self.lanes.values()
+            if (record := lane.first_unsettled) is not None and record.timestamp_ms >= 0
+        ]
+        return self._lag.seconds(now, backlog, min(stamps) / 1000.0 if stamps else None)
+
+    def lanes_waiting(self) -> Iterator[tuple[LaneState, int]]:
+        """How many lanes wait for what, leaving out the idle ones."""
+        for state in LaneState:
+            count = sum(lane.state is state for lane in self.lanes.values())
+            if count and state is not LaneState.IDLE:
+                yield state, count

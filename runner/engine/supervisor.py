@@ -1,0 +1,195 @@
+"""All mappings of this process: what should run, runs."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Iterator
+from collections.abc import Mapping as Dict
+from dataclasses import dataclass
+
+import anyio
+import anyio.abc
+
+from runner.core.retry import RetryPolicy
+from runner.engine.mapping import Mapping
+from runner.model import MappingState, Problem, Reason
+from runner.ports import Clock, FunctionNotValid, Observer, SourceError
+
+_HEALTHY_AFTER = 60.0  # seconds of running after which a failure is a new one
+
+
+@dataclass(frozen=True, slots=True)
+class Desired:
+    """One mapping as the configuration wants it.
+
+    Two are the same mapping, left alone by a reload, when their ``fingerprint`` is equal. ``build`` makes a new
+    Mapping for each start; it connects to nothing.
+    """
+
+    name: str
+    function: str
+    fingerprint: object
+    build: Callable[[], Mapping]
+    observer: Observer
+    enabled: bool = True
+
+
+class Slot:
+    """The place of one mapping name: what is wanted of it, and what runs for it now."""
+
+    def __init__(self, desired: Desired) -> None:
+        self.desired: Desired | None = desired
+        self.shown: Desired = desired  # what runs, or ran last
+        self.mapping: Mapping | None = None
+        self.problem: Problem | None = None
+        self.is_ready = False  # it has joined once, or is in a problem that somebody must look at
+        self.is_finished = False
+        self.changed = anyio.Event()
+        self.gone = anyio.Event()
+
+    def want(self, desired: Desired | None) -> None:
+        self.desired = desired
+        self.changed.set()
+        if self.mapping is not None:
+            self.mapping.stop()
+
+    @property
+    def state(self) -> MappingState:
+        if self.mapping is not None:
+            return self.mapping.state
+        if self.problem is not None:
+            return MappingState.PROBLEM
+        if self.is_finished or not self.shown.enabled:
+            return MappingState.DISABLED
+        return MappingState.CREATING
+
+    @property
+    def current_problem(self) -> Problem | None:
+        if self.mapping is not None and self.mapping.problem is not None:
+            return self.mapping.problem
+        return self.problem if self.mapping is None else None
+
+
+class Supervisor:
+    """Starts, stops and replaces mappings; one that fails is started again with backoff and takes no other down."""
+
+    def __init__(self, clock: Clock, *, jitter: Callable[[], float], backoff: RetryPolicy | None = None) -> None:
+        self._clock = clock
+        self._jitter = jitter
+        self._backoff = backoff or RetryPolicy(initial_backoff=1.0, maximum_backoff=30.0)
+        self._slots: dict[str, Slot] = {}
+        self._group: anyio.abc.TaskGroup | None = None
+        self._desired: Dict[str, Desired] = {}
+        self._empty = anyio.Event()
+        self._is_stopping = False
+
+    @property
+    def slots(self) -> Iterator[Slot]:
+        """In the configuration's order; the removed ones that still drain come last."""
+        names = [*self._desired, *(name for name in self._slots if name not in self._desired)]
+        return iter([self._slots[name] for name in names if name in self._slots])
+
+    def reconcile(self, desired: Dict[str, Desired]) -> None:
+        """Make what runs equal to ``desired``, in the background; unchanged mappings see nothing.
+
+        A new mapping joins after those that this call removes have left, since it may have taken over their group."""
+        self._desired = desired
+        removed = [slot for name, slot in self._slots.items() if name not in desired]
+        for slot in removed:
+            slot.want(None)
+        for name, wanted in desired.items():
+            known = self._slots.get(name)
+            if known is None:
+                self._start(wanted, removed)
+            elif known.desired is None or known.desired.fingerprint != wanted.fingerprint:
+                known.want(wanted)
+
+    def stop(self) -> None:
+        """Drain every mapping; ``run`` returns when the last one is gone."""
+        self._is_stopping = True
+        for slot in self._slots.values():
+            slot.want(None)
+        self._check_empty()
+
+    async def run(self) -> None:
+        """Until ``stop``, or until every mapping ended by itself."""
+        async with anyio.create_task_group() as group:
+            self._group = group
+            for name in self._desired:
+                if name not in self._slots:
+                    self._start(self._desired[name], [])
+            self._check_empty()
+            await self._empty.wait()
+
+    def _start(self, desired: Desired, after: list[Slot]) -> None:
+        if self._group is None or self._is_stopping:
+            return
+        slot = self._slots[desired.name] = Slot(desired)
+        self._group.start_soon(self._tend, slot, after)
+
+    def _check_empty(self) -> None:
+        if all(slot.is_finished for slot in self._slots.values()) and (self._slots or self._is_stopping):
+            self._empty.set()
+
+    async def _tend(self, slot: Slot, after: list[Slot]) -> None:
+        """One task a name: run what is wanted, as it is wanted now."""
+        for other in after:
+            await other.gone.wait()
+        failures = 0
+        while (desired := slot.desired) is not None:
+            slot.changed = anyio.Event()
+            slot.shown = desired
+            if not desired.enabled:
+                slot.problem = None
+                slot.is_ready = True
+                desired.observer.state_changed(MappingState.DISABLED, None)
+                await slot.changed.wait()
+                continue
+            started = self._clock.now()
+            slot.problem = await self._run_once(slot, desired)
+            if slot.problem is None:
+                failures = 0
+                if slot.desired is desired:
+                    break
+                continue
+            failures = 1 if self._clock.now() - started > _HEALTHY_AFTER else failures + 1
+            slot.is_ready = True
+            desired.observer.state_changed(MappingState.PROBLEM, slot.problem)
+            with anyio.move_on_after(self._backoff.backoff(failures, 0.5 + self._jitter() / 2)):
+                await slot.changed.wait()
+        slot.is_finished = True
+        slot.gone.set()
+        if slot.desired is None:
+            del self._slots[slot.shown.name]
+            replacement = self._desired.get(slot.shown.name)
+            if replacement is not None and not self._is_stopping:
+                self._start(replacement, [])
+        self._check_empty()
+
+    async def _run_once(self, slot: Slot, desired: Desired) -> Problem | None:
+        """One life of the mapping; what ended it, or None when it was told to stop or had caught up."""
+        try:
+            mapping = slot.mapping = desired.build()
+            await mapping.run()
+        except SourceError as error:
+            return error.problem
+        except FunctionNotValid as error:
+            return Problem(Reason.FUNCTION_CONFIG_NOT_VALID, str(error))
+        except Exception as error:
+            # A defect of ours or of a client library must not take the other mappings down.
+            desired.observer.crashed("".join(traceback.format_exception(error)))
+            return Problem(
+                Reason.INTERNAL_ERROR,
+                f"{type(error).__name__}: {_innermost(error)}",
+                "the mapping is started again; its records since the last checkpoint come again",
+            )
+        finally:
+            slot.mapping = None
+        desired.observer.state_changed(MappingState.DISABLED, None)
+        return None
+
+
+def _innermost(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup) and error.exceptions:
+        error = error.exceptions[0]
+    return error

@@ -1,0 +1,248 @@
+"""What the engine asks of the world: a source, a function, a destination, an observer, a clock."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Protocol
+
+from runner.model import (
+    Backlog,
+    DeadLetter,
+    ErrorKind,
+    Fetched,
+    FunctionError,
+    Invocation,
+    MappingState,
+    Outcome,
+    Partition,
+    Position,
+    Problem,
+    Record,
+    Settlement,
+)
+
+
+class SourceError(Exception):
+    """The source cannot go on for now: the mapping closes, its state is ``problem``, and it is opened again later."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(str(problem))
+        self.problem = problem
+
+
+class CheckpointFenced(Exception):
+    """The checkpoint was refused because its partitions have, or may have, another owner. Never retried."""
+
+
+class CheckpointFailed(Exception):
+    """The checkpoint could not be stored for now; the caller hands over the newest one again later."""
+
+
+class DestinationError(Exception):
+    """A dead letter was certainly not stored and may be stored again: the lane waits and tries later."""
+
+
+class FunctionNotValid(Exception):
+    """The function cannot be built: its module cannot be imported, its credentials cannot be read."""
+
+
+class SourceListener(Protocol):
+    """What a source tells the engine. All calls come from the event loop that opened the source."""
+
+    def assigned(self, partitions: Collection[Partition]) -> None:
+        """These partitions are ours and will be fetched. A new assignment: nothing of an earlier one is reused."""
+        ...
+
+    async def revoked(self, partitions: Collection[Partition]) -> None:
+        """These partitions must be let go. Returns when they are drained and checkpointed, or their time is over."""
+        ...
+
+    def partition_problem(self, partition: Partition, problem: Problem | None) -> None:
+        """The source stopped at a place of this partition that it cannot pass, or (None) it goes on again."""
+        ...
+
+    def data_lost(self, partition: Partition, first: Position, next_available: Position, records: int | None) -> None:
+        """Records from ``first`` up to ``next_available`` are gone and were passed over as the user's policy says."""
+        ...
+
+
+class Source(Protocol):
+    """Ordered within a partition. ``fetch`` and ``checkpoint`` may run at the same time; neither runs twice at once.
+
+    A source hands out no record before the position it starts from is stored, gives every record of an assignment
+    its ``sequence`` (0, 1, 2, ...), and begins again at the stored checkpoint with every new assignment.
+    """
+
+    @property
+    def description(self) -> str:
+        """Where it reads, for people and for payloads: bootstrap servers, a directory. Holds no secret."""
+        ...
+
+    @property
+    def group(self) -> str:
+        """The consumer group, or the mapping's name where the source has none."""
+        ...
+
+    @property
+    def joined(self) -> bool:
+        """Whether an assignment, even an empty one, was received since ``open``."""
+        ...
+
+    @property
+    def caught_up(self) -> bool:
+        """With ``stop_at_end``: everything up to the end as it was at ``open`` has been fetched. Else always False."""
+        ...
+
+    async def open(self, listener: SourceListener) -> None:
+        """Called first, once. Raises SourceError."""
+        ...
+
+    async def fetch(self) -> Sequence[Fetched]:
+        """Wait for records, about a second at most; empty when there are none. Raises SourceError."""
+        ...
+
+    def pause(self, partition: Partition) -> None:
+        """Fetch no more of it until ``resume``. Ignored when it is not ours."""
+        ...
+
+    def resume(self, partition: Partition) -> None: ...
+
+    async def checkpoint(self, positions: Mapping[Partition, Position]) -> None:
+        """Store, for each partition, the position to begin at the next time. Raises CheckpointFenced, CheckpointFailed.
+
+        May be cancelled; then it is unknown whether the checkpoint was stored."""
+        ...
+
+    def backlog(self, partition: Partition) -> Backlog | None:
+        """None when nothing was ever heard of the partition's end."""
+        ...
+
+    async def close(self) -> None:
+        """Leave the group, free everything. Bounded in time, never raises; may be called unopened, or twice."""
+        ...
+
+
+class Function(Protocol):
+    """What is invoked. Many invocations may run at once."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def timeout(self) -> float:
+        """Seconds that an invocation may last."""
+        ...
+
+    @property
+    def fixed_size(self) -> int:
+        """Bytes of an encoded body besides its records."""
+        ...
+
+    @property
+    def largest_expansion(self) -> tuple[float, int]:
+        """(a, b) such that ``size_of(record) <= a * record.size + b`` for every record."""
+        ...
+
+    def size_of(self, record: Record) -> int:
+        """Bytes of ``record`` in the encoded body; an upper bound where exactness costs too much."""
+        ...
+
+    async def open(self) -> None:
+        """Called first, once. Raises FunctionNotValid."""
+        ...
+
+    async def invoke(self, invocation: Invocation) -> Outcome:
+        """Never raises for what the function did. Cancelled only when its result no longer counts."""
+        ...
+
+    async def close(self) -> None:
+        """Bounded in time, never raises."""
+        ...
+
+
+class Destination(Protocol):
+    """Where dead letters are stored."""
+
+    @property
+    def description(self) -> str: ...
+
+    async def open(self) -> None:
+        """Called first, once. Does not connect: an unavailable destination must not keep a mapping from running."""
+        ...
+
+    async def store(self, letters: Sequence[DeadLetter]) -> Sequence[DestinationError | None]:
+        """Store each letter durably; one result a letter, in order; None: stored.
+
+        Returns only when the fate of every letter is known: a write that outlives its deadline is reported through
+        the observer and awaited on, since sending it again could store it twice. May be cancelled at stop."""
+        ...
+
+    async def close(self) -> None:
+        """Bounded in time, never raises."""
+        ...
+
+
+class Clock(Protocol):
+    """One clock: seconds since the epoch, anchored once to a monotonic clock, so that it never steps back."""
+
+    def now(self) -> float: ...
+
+    async def sleep_until(self, time: float) -> None: ...
+
+
+class Observer:
+    """What happens to one mapping, in verbs; the base class hears nothing. Never raises, never blocks.
+
+    Called once a batch, a fetch or an event, never once a record.
+    """
+
+    def records_fetched(self, partition: Partition, records: int, size: int) -> None: ...
+
+    def records_settled(self, partition: Partition, how: Settlement, records: Sequence[Record], now: float) -> None: ...
+
+    def invocation_started(self, invocation: Invocation) -> None: ...
+
+    def invocation_ended(
+        self, invocation: Invocation, error: ErrorKind | None, seconds: float, function_error: FunctionError | None
+    ) -> None: ...
+
+    def invocation_overdue(self, invocation: Invocation, seconds: float) -> None:
+        """A handler is past its timeout and cannot be stopped; it keeps its lane and its permit."""
+
+    def retry_scheduled(self, partition: Partition, error: FunctionError | None, records: int, at: float) -> None: ...
+
+    def given_up(self, letter: DeadLetter, stored: bool) -> None:
+        """``stored``: at the destination; otherwise dropped, because there is none."""
+
+    def destination_failed(self, text: str, records: int) -> None: ...
+
+    def destination_overdue(self, text: str, records: int) -> None: ...
+
+    def checkpoint_stored(self, partitions: int, seconds: float) -> None: ...
+
+    def checkpoint_failed(self, text: str, fenced: bool) -> None: ...
+
+    def stale_results(self, partition: Partition | None, records: int) -> None:
+        """Results came that can move no checkpoint any more: the assignment they belong to is over."""
+
+    def partitions_assigned(self, partitions: Collection[Partition]) -> None: ...
+
+    def partitions_revoked(self, partitions: Collection[Partition]) -> None: ...
+
+    def partition_drained(self, partition: Partition, seconds: float, repeated: int) -> None:
+        """``repeated`` records are settled beyond the checkpoint and will come again."""
+
+    def partition_paused(self, partition: Partition, reason: str, lane: str) -> None: ...
+
+    def partition_resumed(self, partition: Partition) -> None: ...
+
+    def data_lost(
+        self, partition: Partition, first: Position, next_available: Position, records: int | None
+    ) -> None: ...
+
+    def partition_problem(self, partition: Partition, problem: Problem | None) -> None: ...
+
+    def crashed(self, traceback: str) -> None:
+        """A defect ended the mapping; it is started again."""
+
+    def state_changed(self, state: MappingState, problem: Problem | None) -> None: ...

@@ -1,0 +1,38 @@
+"""A listener that keeps what a source tells it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection
+
+from runner.model import Partition, Position, Problem
+
+
+class RecordingListener:
+    """Remembers every call, in order. ``on_revoked`` runs inside ``revoked``, as a drain does.
+
+    ``owned`` is what was assigned and not revoked since; ``losses`` are (partition, first, next available, records).
+    """
+
+    def __init__(self, on_revoked: Callable[[Collection[Partition]], Awaitable[None]] | None = None) -> None:
+        self.assignments: list[Collection[Partition]] = []
+        self.revocations: list[Collection[Partition]] = []
+        self.problems: list[tuple[Partition, Problem | None]] = []
+        self.losses: list[tuple[Partition, Position, Position, int | None]] = []
+        self.owned: set[Partition] = set()
+        self._on_revoked = on_revoked
+
+    def assigned(self, partitions: Collection[Partition]) -> None:
+        self.assignments.append(list(partitions))
+        self.owned.update(partitions)
+
+    async def revoked(self, partitions: Collection[Partition]) -> None:
+        self.revocations.append(list(partitions))
+        if self._on_revoked is not None:
+            await self._on_revoked(partitions)
+        self.owned.difference_update(partitions)
+
+    def partition_problem(self, partition: Partition, problem: Problem | None) -> None:
+        self.problems.append((partition, problem))
+
+    def data_lost(self, partition: Partition, first: Position, next_available: Position, records: int | None) -> None:
+        self.losses.append((partition, first, next_available, records))
