@@ -1,11 +1,13 @@
 """Learns by a connection of its own why a cluster cannot be used, since aiokafka only logs it."""
 
+# ruff: noqa: SLF001  (whether a connection has a socket is not public)
+
 from __future__ import annotations
 
 import asyncio
 from typing import Final
 
-from aiokafka.conn import AIOKafkaConnection, collect_hosts, create_conn
+from aiokafka.conn import AIOKafkaConnection, collect_hosts
 from aiokafka.errors import KafkaConnectionError
 from aiokafka.protocol.metadata import MetadataRequest
 
@@ -13,6 +15,7 @@ from runner.clients.kafka import Credentials, KafkaConnection
 from runner.clients.kafka_errors import problem_of
 from runner.model import Problem, Reason
 
+_CLOSE_TIMEOUT: Final = 0.5
 _TELLING: Final = (
     Reason.ESM_CONFIG_NOT_VALID,
     Reason.EVENT_SOURCE_AUTHN_ERROR,
@@ -49,21 +52,34 @@ async def _probe_one(connection: KafkaConnection, host: str, port: int, timeout:
     broker: AIOKafkaConnection | None = None
     try:
         async with asyncio.timeout(timeout):
-            broker = await create_conn(
+            broker = AIOKafkaConnection(
                 host,
                 port,
                 client_id=connection.client_id,
                 request_timeout_ms=round(timeout * 1000),
                 **Credentials(connection).options(),
             )
+            await broker.connect()
             # A listener that wants a login answers the connection's first question without one, but not the second.
             await broker.send(MetadataRequest([]))
     except Exception as error:
         return problem_of(_closed_early(error, host, port), connection)
     finally:
         if broker is not None:
-            broker.close()
+            await _close(broker)
     return None
+
+
+async def _close(broker: AIOKafkaConnection) -> None:
+    if broker._protocol is None:  # it never had a socket
+        return
+    writer = broker._writer
+    closed = broker.close()
+    try:
+        await asyncio.wait({closed}, timeout=_CLOSE_TIMEOUT)
+    finally:
+        if writer is not None and not closed.done():
+            writer.transport.abort()
 
 
 def _closed_early(error: Exception, host: str, port: int) -> Exception:

@@ -218,8 +218,6 @@ class _Composer:
         else:
             if parent.key is not None:
                 parent.node.entries[parent.key.text] = Entry(parent.key, node)
-            elif isinstance(node, ScalarNode):
-                self._findings.mask(node.span)
             parent.has_key = False
 
     def _key(self, parent: MappingNode, node: Node) -> ScalarNode | None:

@@ -35,9 +35,10 @@ class Kind(ABC, Generic[T]):
         """``value`` as somebody would write it, in JSON's types."""
         return value
 
-    def refusal(self, node: Node, hint: str = "", code: Code = Code.WRONG_TYPE) -> Exception:
+    def refusal(self, node: Node, hint: str = "", code: Code = Code.WRONG_TYPE) -> Refused:
         """Wrong type, or another reason why ``node`` is not what is expected."""
-        return refuse(code, f"must be {self.expects}, found {found(node)}", hint)
+        usual = "write a value within these bounds" if code is Code.OUT_OF_RANGE else f"write {self.expects}"
+        return refuse(code, f"must be {self.expects}, found {found(node)}", hint or usual)
 
 
 class ScalarKind(Kind[T]):

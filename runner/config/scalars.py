@@ -84,7 +84,9 @@ class WholeNumber(ScalarKind[int]):
         value = meant(scalar)
         if isinstance(value, bool) or not isinstance(value, int):
             quoted_number = isinstance(value, str) and value.lstrip("-").isdecimal()
-            raise self.refusal(node, "write the number without quotes or leading zeros" if quoted_number else "")
+            raise self.refusal(
+                node, "write the number without quotes or leading zeros" if quoted_number else "write digits"
+            )
         if not self._minimum <= value <= self._maximum:
             raise self.refusal(node, code=Code.OUT_OF_RANGE)
         return value

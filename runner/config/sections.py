@@ -20,7 +20,6 @@ H = TypeVar("H", bound=Hashable)
 
 _METADATA: Final = "key"
 _EXACTLY_ONE: Final = "__exactly_one__"
-_SECRET_NAME: Final = re.compile(r"pass|secret|token|credential|auth|key", re.IGNORECASE)
 _REQUIRED: Final[Any] = dataclasses.MISSING
 _UNUSABLE: Final[Any] = None
 """Stands in a model for a value that is missing or invalid; such a model never leaves this package."""
@@ -112,14 +111,14 @@ class Section(Kind[T], Generic[T]):
             Code.MISSING_KEY,
             f"{show(path)} lacks the key {quoted(name)}",
             span=located.key if located else None,
-            hint=f"{quoted(name)} is {key.kind.expects}: {key.description[0].lower()}{key.description[1:]}",
+            hint=f"add {quoted(name)}: {key.description[0].lower()}{key.description[1:].rstrip('.')}",
         )
 
     def _report_unknown(self, entry: Entry, path: Path, reading: Reading) -> str | None:
         """The key that was probably meant."""
         name = entry.key.text
         near = reading.suggest(name, self._keys)
-        if isinstance(entry.value, ScalarNode) and _SECRET_NAME.search(f"{name} {near}"):
+        if isinstance(entry.value, ScalarNode) and looks_secret(f"{name} {near}"):
             reading.findings.mask(entry.value.span)
         reading.findings.add(
             Code.UNKNOWN_KEY,
@@ -209,8 +208,9 @@ class Items(Kind[tuple[H, ...]], Generic[H]):
         for index, item in enumerate(node.items):
             inner = (*path, index)
             reading.places[inner] = Located(item.span, item.span)
+            invalid_before = len(reading.invalid)
             value = read_or_report(self._item, item, inner, reading)
-            if inner in reading.invalid:
+            if len(reading.invalid) > invalid_before:
                 complete = False
             elif value in values:
                 complete = False

@@ -21,7 +21,7 @@ def quoted(text: str) -> str:
 
 
 def show(path: Path) -> str:
-    """``mappings.orders.source.kafka.topics[0]``; the top is called that."""
+    """``mappings.orders.source.kafka.topics[0]``; the top is called "the file"."""
     text = ""
     for part in path:
         if isinstance(part, int):
@@ -29,7 +29,7 @@ def show(path: Path) -> str:
         else:
             name = part if len(part) <= _SHOWN and part.isprintable() else quoted(part)
             text += f".{name}" if text else name
-    return text or "the top level"
+    return text or "the file"
 
 
 def listed(words: Iterable[object]) -> str:

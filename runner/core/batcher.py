@@ -38,7 +38,7 @@ class Batcher:
         self._policy = policy
         self._records: list[Record] = []
         self._bytes = 0
-        self._encoded: int | None = None  # exact, once the cheap bound no longer tells
+        self._encoded: int | None = None  # exact, once it was asked for; None: not known
         self._arrivals: deque[tuple[int, float]] = deque()  # (records, when)
 
     def __len__(self) -> int:
@@ -49,39 +49,43 @@ class Batcher:
         return self._records[0] if self._records else None
 
     def add(self, records: Sequence[Record], now: float) -> None:
+        if not records:
+            return
         self._records += records
         self._bytes += sum([record.size for record in records])
         self._arrivals.append((len(records), now))
         if self._encoded is not None:
             self._encoded += sum(map(self._policy.size_of, records))
-        elif not self._surely_fits(len(self._records), self._bytes):
-            self._encoded = self._policy.fixed_bytes + sum(map(self._policy.size_of, self._records))
 
     def due_at(self) -> float | None:
         """The time in seconds at which the next batch is due; minus infinity when it is full; None when empty."""
         if not self._records:
             return None
-        if len(self._records) >= self._policy.records:
-            return float("-inf")
-        if self._encoded is not None and self._encoded >= self._policy.maximum_bytes:
+        if len(self._records) >= self._policy.records or self._is_full():
             return float("-inf")
         return self._arrivals[0][1] + self._policy.window
+
+    def _is_full(self) -> bool:
+        """Whether the bytes are used up; asked only of less than a batch, so that a long backlog is not measured."""
+        if self._surely_has_room(len(self._records), self._bytes):
+            return False
+        if self._encoded is None:
+            self._encoded = self._policy.fixed_bytes + sum(map(self._policy.size_of, self._records))
+        return self._encoded >= self._policy.maximum_bytes
 
     def take(self) -> list[Record]:
         """The next batch, due or not; empty only when there are no records."""
         count = min(len(self._records), self._policy.records)
         batch = self._records[:count]
         size = self._bytes if count == len(self._records) else sum([record.size for record in batch])
-        if not self._surely_fits(count, size):
+        if not self._surely_has_room(count, size):
             count = self._fitting(batch)
             batch = batch[:count]
             size = sum([record.size for record in batch])
         del self._records[:count]
         self._bytes -= size
-        self._forget_arrivals(count)
+        self._forget_first_arrivals(count)
         self._encoded = None
-        if not self._surely_fits(len(self._records), self._bytes):
-            self._encoded = self._policy.fixed_bytes + sum(map(self._policy.size_of, self._records))
         return batch
 
     def drop_after(self, sequence: int) -> int:
@@ -95,14 +99,13 @@ class Batcher:
             self._bytes -= sum([record.size for record in records[keep:]])
             del records[keep:]
             self._encoded = None
-        if not records:
-            self._arrivals.clear()
+            self._forget_last_arrivals(dropped)
         return dropped
 
-    def _surely_fits(self, count: int, size: int) -> bool:
+    def _surely_has_room(self, count: int, size: int) -> bool:
         policy = self._policy
         bound = policy.fixed_bytes + policy.expansion * size + policy.overhead_bytes * count
-        return bound <= policy.maximum_bytes
+        return bound < policy.maximum_bytes
 
     def _fitting(self, records: Sequence[Record]) -> int:
         room = self._policy.maximum_bytes - self._policy.fixed_bytes
@@ -112,12 +115,20 @@ class Batcher:
                 return max(index, 1)
         return len(records)
 
-    def _forget_arrivals(self, count: int) -> None:
+    def _forget_first_arrivals(self, count: int) -> None:
         arrivals = self._arrivals
         while count:
-            records, when = arrivals[0]
+            records, when = arrivals.popleft()
             if records > count:
-                arrivals[0] = (records - count, when)
+                arrivals.appendleft((records - count, when))
                 return
-            arrivals.popleft()
+            count -= records
+
+    def _forget_last_arrivals(self, count: int) -> None:
+        arrivals = self._arrivals
+        while count:
+            records, when = arrivals.pop()
+            if records > count:
+                arrivals.append((records - count, when))
+                return
             count -= records

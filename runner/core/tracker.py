@@ -40,7 +40,8 @@ class Tracker:
         count = 0
         for record in records:
             index = record.sequence - base
-            assert not flags[index], "a record is settled once"
+            # What was trimmed is settled: a negative index would mark another record from the end.
+            assert index >= 0 and not flags[index], "a record is settled once"
             flags[index] = 1
             count += 1
         self._settled += count

@@ -29,7 +29,7 @@ from runner.model import SUCCEEDED, ErrorKind, Failed, FunctionError, Invocation
 
 _BEGINNING_SECONDS: Final = 1.0
 _THROTTLING: Final = frozenset({429, 503})
-_EMULATOR_TIMEOUT: Final = re.compile(rb"(?:\S+ \S+ )?Task timed out after [0-9.]{1,16} seconds\s*")
+_EMULATOR_TIMEOUT: Final = re.compile(rb"(?:[0-9]{4}-\S+ \S+ )?Task timed out after [0-9.]{1,16} seconds\s*")
 
 
 class AnswerJudge:

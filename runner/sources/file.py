@@ -185,10 +185,11 @@ class FileSource:
         while True:
             now = anyio.current_time()
             if now >= self._next_poll:
+                was_caught_up = self.caught_up
                 fetched = await self._poll()
                 # Where something came there may be more: it is not waited for.
                 self._next_poll = 0.0 if fetched else now + self._poll_interval
-                if fetched:
+                if fetched or self.caught_up != was_caught_up:  # the caller waits for either
                     return fetched
             wait = min(self._next_poll, deadline) - anyio.current_time()
             if anyio.current_time() >= deadline:
@@ -233,7 +234,7 @@ class FileSource:
         with anyio.move_on_after(_RELEASE_LIMIT, shield=True):
             await run_sync(self._checkpoints.release, abandon_on_cancel=True, limiter=self._threads)
 
-    async def _in_thread(self, call: Callable[[Unpack[Arguments]], Result], *arguments: Unpack[Arguments]) -> Result:
+    async def _in_thread(self, call: Callable[[Unpack[Arguments]], Result], *arguments: *Arguments) -> Result:
         return await run_sync(call, *arguments, limiter=self._threads)
 
     def _scan(self) -> list[int]:
@@ -342,7 +343,7 @@ class FileSource:
         return looks
 
     async def _take_over(self, looks: Sequence[Look]) -> list[Fetched]:
-        lost = [seen for seen in looks if seen.lost is not None]
+        lost = [seen for seen in looks if seen.lost is not None and seen.partition in self._assignments]
         if lost and self._on_data_loss == "continue":
             # The others of these looks are dropped, and done again later: letting go may take its time.
             for seen in lost:

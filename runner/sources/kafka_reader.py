@@ -23,6 +23,7 @@ from runner.sources.kafka_partition import AssignedPartition
 
 MAXIMUM_RECORDS = 500  # a fetch: small enough for the processor's caches, large enough to spread a fetch's cost
 _WAIT_MS = 1000
+_HOLES_PERIOD = 0.2
 _HUNT_PAUSE = 0.05  # seconds between rounds of reading partition by partition
 _HUNT_QUIET = 5.0  # seconds without an error after which reading in one call is resumed
 _FIRST_RETRY = 15.0
@@ -52,10 +53,11 @@ class Reader:
         self._listener = listener
         self._continue_after_loss = continue_after_loss
         self._hunt_until: float | None = None
+        self._look_for_holes_at = 0.0
         self._now: Callable[[], float] = asyncio.get_running_loop().time
 
     async def poll(self) -> list[tuple[AssignedPartition, Fetched]]:
-        """Records with the assignment that they belong to. Raises aiokafka's errors that are not about one partition."""
+        """Records with the assignment that they belong to. Raises those of aiokafka's errors that concern them all."""
         self._retry_stopped()
         try:
             if self._hunt_until is None:
@@ -74,13 +76,20 @@ class Reader:
         except Exception as error:
             return await self._recover(error)
         fetched = [await self._take(tp, messages) for tp, messages in batches.items()]
-        for state in self._assigned.values():
-            # Markers, aborted transactions and holes move the position without a record.
-            if state.tp not in batches and state.is_fetched:
-                end = self._consumer.last_stable_offset(state.tp)
-                if end is not None and state.next_offset < end:
-                    fetched.append(await self._take(state.tp, []))
+        if self._now() >= self._look_for_holes_at:
+            self._look_for_holes_at = self._now() + _HOLES_PERIOD
+            fetched += [await self._take(state.tp, []) for state in self._behind() if state.tp not in batches]
         return [item for item in fetched if item is not None]
+
+    def _behind(self) -> list[AssignedPartition]:
+        """Partitions that may have been moved on without a record: by markers, aborted transactions, holes."""
+        return [
+            state
+            for state in self._assigned.values()
+            if state.is_fetched
+            and (end := self._consumer.last_stable_offset(state.tp)) is not None
+            and state.next_offset < end
+        ]
 
     async def _take(
         self, tp: TopicPartition, messages: list[ConsumerRecord]

@@ -17,9 +17,10 @@ from aiokafka.errors import MessageSizeTooLargeError
 from aiokafka.partitioner import DefaultPartitioner
 from kafka_harness.access import allow_again, deny
 from kafka_harness.broker import Broker
+from kafka_harness.clients import connected_admin
 from kafka_harness.placement import always
 from kafka_harness.producing import Item, produce
-from kafka_harness.topics import Consumed, connected_admin, create_topic, delete_topic, read_topic, topic_names
+from kafka_harness.topics import Consumed, create_topic, delete_topic, read_topic, topic_names
 from kafka_harness.waiting import until
 
 from runner.clients.kafka import KafkaConnection, SaslSettings
@@ -189,7 +190,7 @@ async def lower_the_limit(kafka: Broker, topic: str, size: int) -> None:
             return True
         return False
 
-    await until(refused, what=f"{topic} takes no {size} bytes")
+    await until(refused, what=f"{topic} takes no {size} bytes", every=0.02)
 
 
 @pytest.mark.parametrize("who_refuses", ["client", "broker"])

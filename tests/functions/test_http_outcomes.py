@@ -46,9 +46,7 @@ def _throttled(outcome: Outcome, kind: ErrorKind) -> Throttled:
     return outcome
 
 
-async def _outcome(
-    open_http: OpenHttp, server: Any, invocation: Invocation, raw: bytes, **settings: Any
-) -> Outcome:
+async def _outcome(open_http: OpenHttp, server: Any, invocation: Invocation, raw: bytes, **settings: Any) -> Outcome:
     server.reply = server.answers(raw)
     return await (await open_http(server.url, **settings)).invoke(invocation)
 
@@ -251,7 +249,9 @@ async def test_a_response_that_stalls_is_a_timeout(
     _failed(await function.invoke(new_invocation()), ErrorKind.TIMEOUT)
 
 
-@pytest.mark.parametrize("sent", [b"", b"HTTP/1.1 200 OK\r\nConte", b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf"])
+@pytest.mark.parametrize(
+    "sent", [b"", b"HTTP/1.1 200 OK\r\nConte", b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf"]
+)
 @pytest.mark.parametrize("how", ["close", "reset"])
 async def test_a_fresh_connection_lost_after_the_request_is_a_failure(
     open_http: OpenHttp, server: Any, new_invocation: NewInvocation, sent: bytes, how: str

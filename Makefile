@@ -1,0 +1,54 @@
+PYTHON ?= python3
+BIN := .venv/bin
+RUN := .venv/.run
+DEV := .venv/.dev
+
+.PHONY: demo test check format soak bench lock clean
+
+# Settle sample orders that lie in files; shows a summary and where the dead letters are.
+demo: $(RUN)
+	@rm -rf .demo && mkdir .demo
+	@$(BIN)/stream-runner run --until-caught-up config/quickstart.yaml --app-dir config/quickstart --log-level error
+	@echo "dead letters: .demo/dead-letters.jsonl, $$(wc -l < .demo/dead-letters.jsonl) lines"
+
+# Everything, on real servers that the suite installs and starts itself.
+test: check
+	.ci/components
+	$(BIN)/python -m pytest -q --durations=15 --ignore=tests/core --ignore=tests/engine
+
+# The fast loop: format, lint, types, import contracts, core and engine tests.
+check: $(DEV)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/core tests/engine
+
+format: $(DEV)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# Ratios against the bare client loop, in one run.
+bench: $(DEV)
+	.ci/components
+	$(BIN)/python -m benchmarks
+
+# Anew from pyproject.toml; the locks name every package with its hashes.
+lock: $(DEV)
+	$(BIN)/uv pip compile pyproject.toml $(LOCK) -o requirements.lock
+	$(BIN)/uv pip compile pyproject.toml --group dev $(LOCK) -o .ci/requirements-dev.lock
+
+LOCK := --extra build -q --generate-hashes --no-emit-index-url --no-header --no-annotate --universal --python-version 3.11
+
+$(RUN): requirements.lock pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(DEV): $(RUN) .ci/requirements-dev.lock
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r .ci/requirements-dev.lock
+	@touch $@
+
+clean:
+	rm -rf .venv .demo build *.egg-info
