@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
@@ -105,6 +106,7 @@ def run(
         )
         return await service.run()
 
+    _tune_garbage_collection()
     try:
         summary = anyio.run(serve, backend_options={"use_uvloop": True})
     except AdminUnavailable as error:
@@ -130,6 +132,14 @@ def validate(file: Path) -> None:
 def schema() -> None:
     """Print the JSON Schema that editors complete and check configurations with."""
     click.echo(json.dumps(configuration.json_schema(), indent=2))
+
+
+def _tune_garbage_collection() -> None:
+    """Records make no reference cycles, but the collector's default rhythm would walk them, and all modules, for a
+    third of the time that a record costs: what is loaded is set aside, and the rest is looked at less often."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
 
 
 def _load(file: Path) -> Config:

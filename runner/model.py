@@ -39,7 +39,7 @@ class Record(msgspec.Struct, frozen=True, gc=False, eq=False):
     """One record as its source holds it. Nothing in it is decoded: key, value and header values are the source's bytes.
 
     ``sequence`` is the record's number in fetch order within one assignment of its partition (dense, from 0), given
-    by the source's chunk; ``size`` is the bytes of key, value and headers together.
+    by the source's chunk; ``size`` is the bytes of key, value and headers together, and one for each header.
     """
 
     partition: Partition

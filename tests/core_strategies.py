@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import NoReturn
 
 from hypothesis import strategies as st
@@ -80,11 +81,12 @@ def naming(*records: Record) -> PartlyFailed:
 
 @dataclass
 class Journal:
-    """What came out of a delivery, in order, and when it ended."""
+    """What came out of a delivery, in order, and when it began and ended."""
 
+    started: float
+    now: float
     steps: list[Step] = field(default_factory=list)
     outcomes: list[Outcome] = field(default_factory=list)
-    now: float = 0.0
 
     @property
     def invocations(self) -> list[Invoke]:
@@ -101,6 +103,12 @@ class Journal:
     @property
     def waits(self) -> list[WaitUntil]:
         return [step for step in self.steps if isinstance(step, WaitUntil)]
+
+    @property
+    def waited(self) -> list[float]:
+        """The seconds of each wait, when invocations take none."""
+        times = [self.started] + [wait.retry_at for wait in self.waits]
+        return [after - before for before, after in pairwise(times)]
 
     @property
     def delivered(self) -> list[Record]:
@@ -120,13 +128,14 @@ def deliver(
     seconds: float = 0.0,
 ) -> Journal:
     """Do what ``delivery`` says until every record came out. An invocation takes ``seconds``, a wait its time."""
-    journal = Journal(now=now)
+    journal = Journal(now, now)
     while (step := delivery.next_step(journal.now)) is not None:
         journal.steps.append(step)
         assert len(journal.steps) < _MOST_STEPS, "the delivery does not end"
         match step:
             case Invoke():
                 assert delivery.next_step(journal.now) == step, "asking again changes nothing"
+                assert delivery.upcoming_records == len(step.records)
                 outcome = function(step)
                 journal.outcomes.append(outcome)
                 journal.now += seconds
@@ -137,6 +146,7 @@ def deliver(
                 journal.now = step.time
             case Settle() | GiveUp():
                 assert step.records, "nothing comes out empty"
+    assert delivery.upcoming_records == 0
     return journal
 
 

@@ -35,9 +35,9 @@ class Content(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Bytes of key, value and headers together."""
+        """Bytes of key, value and headers together, and one for each header."""
         size = (len(self.key) if self.key else 0) + (len(self.value) if self.value else 0)
-        return size + sum([len(name.encode()) + (len(value) if value else 0) for name, value in self.headers])
+        return size + sum([1 + len(name.encode()) + (len(value) if value else 0) for name, value in self.headers])
 
 
 class _Binary(msgspec.Struct, forbid_unknown_fields=True):

@@ -9,11 +9,12 @@ from typing import ClassVar, Final, NamedTuple, NoReturn, TypeAlias
 import yaml
 
 from runner.config.codes import Code
+from runner.config.excerpts import looks_secret
 from runner.config.findings import Findings, Place, Span
 from runner.config.wording import quoted
 
 MAXIMUM_DEPTH: Final = 64
-MAXIMUM_VALUES: Final = 100_000
+MAXIMUM_VALUES: Final = 50_000
 """Values in the tree, each counted as often as an alias repeats it."""
 
 _NOT_PRINTABLE: Final = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -132,12 +133,13 @@ def _report_syntax(error: yaml.YAMLError, findings: Findings) -> None:
 
 @dataclass(slots=True)
 class _Open:
-    """A collection whose end has not come yet; ``key`` is None while a value is passed over."""
+    """A collection whose end has not come yet; ``key`` is None while a value is passed over, which may be a secret."""
 
     node: SequenceNode | MappingNode
     anchor: str | None
     has_key: bool = False
     key: ScalarNode | None = None
+    hides_value: bool = False
 
 
 class _Composer:
@@ -215,9 +217,12 @@ class _Composer:
             parent.node.items.append(node)
         elif not parent.has_key:
             parent.key, parent.has_key = self._key(parent.node, node), True
+            parent.hides_value = isinstance(node, ScalarNode) and looks_secret(node.text)
         else:
             if parent.key is not None:
                 parent.node.entries[parent.key.text] = Entry(parent.key, node)
+            elif isinstance(node, ScalarNode) and parent.hides_value:
+                self._findings.mask(node.span)
             parent.has_key = False
 
     def _key(self, parent: MappingNode, node: Node) -> ScalarNode | None:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 
 from runner.config.codes import Code
-from runner.config.wording import nearest, quoted
+from runner.config.wording import quoted
 
 MAXIMUM_FILE_BYTES: Final = 1 << 20
+
+Suggest: TypeAlias = Callable[[str, Mapping[str, str]], str | None]
+"""Of a word and known ones, the one that was probably meant."""
+
+_MOST_FAULTS: Final = 100
 
 _EXPRESSION: Final = re.compile(r"\$(?:\$|\{(?P<body>[^{}]*)\}|(?P<broken>\{))")
 _VARIABLE: Final = re.compile(r"(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?P<fallback>:-(?P<default>.*))?", re.DOTALL | re.ASCII)
@@ -44,9 +49,9 @@ class _Unusable(Exception):
         self.hint = hint
 
 
-def expand(text: str, environ: Mapping[str, str]) -> Expansion:
-    """Replace every expression in ``text``; what is put in is not looked at again."""
-    faults: list[Fault] = []
+def expand(text: str, environ: Mapping[str, str], suggest: Suggest) -> Expansion:
+    """Replace every expression in ``text``; what is put in is not looked at again. The same fault is told once."""
+    faults: dict[str, Fault] = {}
     parts: list[str] = []
     end = 0
     changed = False
@@ -57,13 +62,15 @@ def expand(text: str, environ: Mapping[str, str]) -> Expansion:
             parts.append("$")
             continue
         changed = True
+        if match[0] in faults or len(faults) == _MOST_FAULTS:
+            continue
         try:
-            parts.append(_value(match, environ))
+            parts.append(_value(match, environ, suggest))
         except _Unusable as unusable:
             width = match.end() - match.start()
-            faults.append(Fault(unusable.code, unusable.message, unusable.hint, match.start(), width))
+            faults[match[0]] = Fault(unusable.code, unusable.message, unusable.hint, match.start(), width)
     parts.append(text[end:])
-    return Expansion("".join(parts), changed, tuple(faults))
+    return Expansion("".join(parts), changed, tuple(faults.values()))
 
 
 def whole_file(text: str) -> Path | None:
@@ -84,7 +91,7 @@ def read_file(path: Path) -> str:
     return content.decode("utf-8").rstrip("\r\n")
 
 
-def _value(match: re.Match[str], environ: Mapping[str, str]) -> str:
+def _value(match: re.Match[str], environ: Mapping[str, str], suggest: Suggest) -> str:
     body = match["body"]
     if body is None:
         raise _Unusable(Code.INTERPOLATION_MALFORMED, "'${' without its '}', or one expression inside another", _FORMS)
@@ -94,7 +101,7 @@ def _value(match: re.Match[str], environ: Mapping[str, str]) -> str:
     if variable is None:
         hint = f"write ${{{body.removeprefix('env:')}}}" if body.startswith("env:") else _FORMS
         raise _Unusable(Code.INTERPOLATION_MALFORMED, "it has none of the known forms", hint)
-    return _variable(variable, environ)
+    return _variable(variable, environ, suggest)
 
 
 def _file(name: str) -> str:
@@ -113,17 +120,17 @@ def _file(name: str) -> str:
         ) from error
 
 
-def _variable(variable: re.Match[str], environ: Mapping[str, str]) -> str:
+def _variable(variable: re.Match[str], environ: Mapping[str, str], suggest: Suggest) -> str:
     name = variable["name"]
     value = environ.get(name)
     if variable["fallback"] is not None and not value:
         return variable["default"]
     if value is None:
-        near = nearest(name, environ)
+        near = suggest(name, environ)
         raise _Unusable(
             Code.VARIABLE_UNDEFINED,
             f"environment variable {quoted(name)} is not set",
-            (f"did you mean {quoted(near)}? Else " if near else "")
+            (f"did you mean {quoted(near)}? Otherwise " if near else "")
             + f"set it, or give a default: ${{{name}:-default}}",
         )
     try:

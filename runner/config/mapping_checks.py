@@ -6,7 +6,7 @@ from typing import Final
 
 from runner.config.codes import Code
 from runner.config.functions import HttpPayload
-from runner.config.judgement import JudgedMapping
+from runner.config.judgement import Judged, JudgedMapping
 from runner.config.mappings import StartingPosition
 from runner.config.units import format_duration, format_size
 from runner.config.wording import quoted
@@ -38,14 +38,10 @@ def _check_function(mapping: JudgedMapping) -> None:
         return
     name = mapping.mapping.function
     # A function that is written but invalid has been reported at its own place.
-    defined = {path[1]: None for path in mapping.reading.places if len(path) == 2 and path[0] == "functions"}
-    if name in defined or not mapping.reading.known(("functions",)):
+    if ("functions", name) in mapping.reading.places or not mapping.reading.known(("functions",)):
         return
-    near = mapping.reading.suggest(name, {str(each): None for each in defined})
-    if near:
-        hint = f"did you mean {quoted(near)}?"
-    else:
-        hint = f"add it to 'functions', which has {', '.join([quoted(str(each)) for each in defined]) or 'none'}"
+    near = mapping.reading.suggest(name, mapping.config.functions)
+    hint = f"did you mean {quoted(near)}?" if near else "add it to 'functions'"
     mapping.report(Code.FUNCTION_UNKNOWN, "function", f"there is no function {quoted(name)}", hint)
 
 
@@ -132,13 +128,17 @@ def _check_concurrency(mapping: JudgedMapping) -> None:
 def _check_buffer(mapping: JudgedMapping) -> None:
     size = mapping.mapping.buffer.bytes
     limit = mapping.config.limits.buffer_bytes
-    if mapping.known("buffer.bytes") and mapping.reading.known(("limits", "buffer_bytes")) and size > limit:
-        mapping.report(
-            Code.BUFFER_OVER_LIMIT,
-            "buffer.bytes",
-            f"buffer.bytes {format_size(size)} is more than the {format_size(limit)} of limits.buffer_bytes",
-            "lower it, or raise limits.buffer_bytes",
-        )
+    process = Judged(mapping.config, mapping.reading, ())
+    if not mapping.known("buffer.bytes") or not process.known("limits.buffer_bytes") or size <= limit:
+        return
+    written = mapping.written("buffer.bytes")
+    (mapping if written else process).report(
+        Code.BUFFER_OVER_LIMIT,
+        "buffer.bytes" if written else "limits.buffer_bytes",
+        f"buffer.bytes {format_size(size)} of mapping {quoted(mapping.name)} is more than the {format_size(limit)} of "
+        "limits.buffer_bytes",
+        "lower buffer.bytes, or raise limits.buffer_bytes",
+    )
 
 
 def _check_backoff(mapping: JudgedMapping) -> None:

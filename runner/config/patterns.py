@@ -60,9 +60,9 @@ class Pattern(Kind[FilterPattern]):
             reason = "it is nested too deep" if isinstance(error, RecursionError) else str(error)
             raise refuse(Code.PATTERN_INVALID, f"is not JSON: {reason}", "a YAML mapping may stand here too") from error
         if not isinstance(pattern, dict):
-            raise refuse(Code.PATTERN_INVALID, "must be a JSON object")
+            raise refuse(Code.PATTERN_INVALID, "must be a JSON object", 'such as {"value": {"kind": ["refund"]}}')
         if _is_deep(pattern):
-            raise refuse(Code.PATTERN_INVALID, f"is nested more than {MAXIMUM_DEPTH} levels deep")
+            raise refuse(Code.PATTERN_INVALID, f"is nested more than {MAXIMUM_DEPTH} levels deep", "name fewer levels")
         return pattern
 
     def schema(self, definitions: Definitions) -> Schema:
@@ -92,9 +92,9 @@ def _compile(pattern: dict[str, object], node: Node) -> None:
         # The path begins with the number of the pattern, which stands alone here.
         inside = error.path[1:]
         at = f" at {show(inside)}" if inside else ""
-        raise refuse(
-            Code.PATTERN_INVALID, f"is not a valid pattern{at}: {error}", "", _span_of(node, inside)
-        ) from error
+        hint = "patterns are those of AWS Lambda's event filtering"
+        message = f"is not a valid pattern{at}: {error}"
+        raise refuse(Code.PATTERN_INVALID, message, hint, _span_of(node, inside)) from error
 
 
 def _span_of(node: Node, path: Path) -> Span:

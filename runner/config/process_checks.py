@@ -6,7 +6,7 @@ from runner.config.codes import Code
 from runner.config.judgement import Judged, JudgedMapping, mappings
 from runner.config.models import Config
 from runner.config.reading import Reading
-from runner.config.source_checks import checkpoint_file, share_servers
+from runner.config.source_checks import checkpoint_file
 from runner.config.wording import quoted
 
 
@@ -52,27 +52,25 @@ def _check_unused_functions(process: Judged) -> None:
 
 
 def _check_groups(judged: list[JudgedMapping]) -> None:
-    by_group: dict[str, list[JudgedMapping]] = {}
+    owners: dict[tuple[str, str], JudgedMapping] = {}
     for mapping in judged:
         kafka = mapping.kafka
-        if kafka is not None and mapping.known("source.kafka.consumer_group_id", "source.kafka.bootstrap_servers"):
-            by_group.setdefault(kafka.consumer_group_id, []).append(mapping)
-    for group, members in by_group.items():
-        for index, later in enumerate(members):
-            earlier = next((each for each in members[:index] if _share_cluster(each, later)), None)
-            if earlier is not None:
-                later.report(
-                    Code.GROUP_SHARED,
-                    "source.kafka.consumer_group_id",
-                    f"consumer group {quoted(group)} of this cluster belongs to mapping {quoted(earlier.name)} already",
-                    "give each mapping a consumer_group_id of its own; without one, its name is used",
-                )
-
-
-def _share_cluster(first: JudgedMapping, second: JudgedMapping) -> bool:
-    assert first.kafka is not None
-    assert second.kafka is not None
-    return share_servers(first.kafka.bootstrap_servers, second.kafka.bootstrap_servers)
+        if kafka is None:
+            continue
+        if not mapping.known("source.kafka.consumer_group_id", "source.kafka.bootstrap_servers"):
+            continue
+        # Two lists of bootstrap servers that have one in common are certainly of one cluster.
+        groups = [(kafka.consumer_group_id, server.lower()) for server in kafka.bootstrap_servers]
+        earlier = next((owners[group] for group in groups if group in owners), None)
+        owners |= dict.fromkeys([group for group in groups if group not in owners], mapping)
+        if earlier is not None:
+            group = quoted(kafka.consumer_group_id)
+            mapping.report(
+                Code.GROUP_SHARED,
+                "source.kafka.consumer_group_id",
+                f"consumer group {group} of this cluster belongs to mapping {quoted(earlier.name)} already",
+                "give each mapping a consumer_group_id of its own; without one, its name is used",
+            )
 
 
 def _check_checkpoint_files(judged: list[JudgedMapping]) -> None:

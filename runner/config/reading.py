@@ -95,7 +95,7 @@ class Reading:
             raise refuse(Code.WRONG_TYPE, f"must be {expects}, found {found(node)}")
         if "$" not in node.text:
             return Scalar(resolve(node.text) if node.plain else node.text, expanded=False)
-        expansion = expand(node.text, self.environ)
+        expansion = expand(node.text, self.environ, self.suggest)
         if expansion.faults:
             raise Refused(
                 *[
@@ -110,9 +110,10 @@ class Reading:
         """The place of a part of a scalar, when the source shows it as it is (no escapes, no line breaks)."""
         line, column = node.span.start
         start = offset + (0 if node.plain else 1)
-        if not self.findings.source(node.span)[start:].startswith(node.text[offset : offset + width]):
+        place = Place(line, column + start)
+        if not self.findings.shows(node.text[offset : offset + width], place):
             return None
-        return Span(Place(line, column + start), Place(line, column + start + width))
+        return Span(place, Place(line, place.column + width))
 
 
 def resolve(text: str) -> Plain:

@@ -10,6 +10,7 @@ from typing import Any, Final, Generic, TypeVar, cast, dataclass_transform
 
 from runner.config.codes import Code
 from runner.config.document import Entry, MappingNode, Node, ScalarNode, SequenceNode
+from runner.config.excerpts import looks_secret
 from runner.config.kinds import Definitions, Kind, Schema, read_or_report
 from runner.config.reading import Located, Reading, refuse
 from runner.config.wording import Path, listed, quoted, show

@@ -36,7 +36,7 @@ def check(mapping: JudgedMapping) -> None:
         _check_file_destination(mapping, destination.file)
 
 
-def share_servers(first: tuple[str, ...], second: tuple[str, ...]) -> bool:
+def _share_servers(first: tuple[str, ...], second: tuple[str, ...]) -> bool:
     """Whether two lists of bootstrap servers certainly are of one cluster."""
     return not {server.lower() for server in first}.isdisjoint([server.lower() for server in second])
 
@@ -98,7 +98,7 @@ def _check_kafka_destination(mapping: JudgedMapping, destination: KafkaDestinati
     if source is None or not mapping.known("source.kafka.bootstrap_servers", "source.kafka.topics", f"{section}.topic"):
         return
     servers = destination.bootstrap_servers
-    same_cluster = servers is None or share_servers(servers, source.bootstrap_servers)
+    same_cluster = servers is None or _share_servers(servers, source.bootstrap_servers)
     if same_cluster and destination.topic in source.topics:
         mapping.report(
             Code.DESTINATION_IS_SOURCE,

@@ -44,12 +44,13 @@ class Delivery:
     A segment is a run of the batch that is invoked as one; the next one is at the end of the list.
     """
 
-    __slots__ = ("_attempts", "_due", "_error", "_not_before", "_policy", "_segments", "_waits")
+    __slots__ = ("_attempts", "_due", "_error", "_handed_out", "_not_before", "_policy", "_segments", "_waits")
 
     def __init__(self, records: Sequence[Record], policy: DeliveryPolicy) -> None:
         self._policy = policy
         self._segments: list[Sequence[Record]] = [records]
         self._due: deque[Settle | GiveUp] = deque()
+        self._handed_out: Settle | GiveUp | None = None  # being settled, until the caller asks on
         self._attempts: dict[int, int] = {}  # by sequence; a record that settles takes its count with it
         self._waits = 0  # in a row without an attempt: throttled or unreachable
         self._not_before = float("-inf")
@@ -57,8 +58,10 @@ class Delivery:
 
     @property
     def first_unsettled(self) -> Record | None:
-        """The lowest record in fetch order that did not come out yet."""
+        """The lowest record in fetch order that is not settled; what came out counts until the caller asks on."""
         candidates = [step.records[0] for step in self._due] + [segment[0] for segment in self._segments]
+        if self._handed_out is not None:
+            candidates.append(self._handed_out.records[0])
         return min(candidates, key=lambda record: record.sequence, default=None)
 
     @property
@@ -73,19 +76,18 @@ class Delivery:
 
     def next_step(self, now: float) -> Step | None:
         """None: every record came out."""
+        self._handed_out = None
+        if not self._due and self._segments:
+            self._expire(now)
         if self._due:
-            return self._due.popleft()
+            self._handed_out = self._due.popleft()
+            return self._handed_out
         if not self._segments:
             return None
-        expires_at = float("inf")
-        if self._policy.retry.maximum_age is not None:
-            expired = self._take_expired(now)
-            if expired is not None:
-                return expired
-            expires_at = min(map(self._policy.retry.expires_at, self._segments[-1]))
-        if now < self._not_before:
-            return WaitUntil(min(self._not_before, expires_at), self._not_before, self._error)
         segment = self._segments[-1]
+        if now < self._not_before:
+            expires_at = min(map(self._policy.retry.expires_at, segment))
+            return WaitUntil(min(self._not_before, expires_at), self._not_before, self._error)
         return Invoke(segment, 1 + self._most_attempts(segment))
 
     def on_outcome(self, outcome: Outcome, now: float, jitter: float) -> None:
@@ -156,12 +158,14 @@ class Delivery:
             if len(exhausted) < len(failed):
                 self._not_before = now + retry.backoff(self._most_attempts(segment), jitter)
 
-    def _take_expired(self, now: float) -> GiveUp | None:
+    def _expire(self, now: float) -> None:
+        if self._policy.retry.maximum_age is None:
+            return
         segment = self._segments[-1]
         expires_at = self._policy.retry.expires_at
         expired = [record for record in segment if expires_at(record) <= now]
         if not expired:
-            return None
+            return
         rest = [record for record in segment if expires_at(record) > now]
         if rest:
             self._segments[-1] = rest
@@ -169,9 +173,6 @@ class Delivery:
             self._segments.pop()
             self._not_before = float("-inf")
         self._give_up(expired, Condition.RECORD_AGE_EXCEEDED)
-        step = self._due.pop()
-        assert isinstance(step, GiveUp)
-        return step
 
     def _split(self, segment: Sequence[Record]) -> None:
         half = (len(segment) + 1) // 2

@@ -24,8 +24,12 @@ class Lag:
 
     def note_end(self, backlog: Backlog | None) -> None:
         """What the source knows of the end, as of the tracker's last fetch."""
-        if self._mark is None and backlog is not None and backlog.records is not None:
-            self._mark = (backlog.learnt_at, self._tracker.fetched_records + backlog.records)
+        if backlog is None or backlog.records is None:
+            return
+        end = self._tracker.fetched_records + backlog.records
+        # Positions that hold no record make an end look farther than it is; a newer one that is nearer tells more.
+        if self._mark is None or end <= self._mark[1]:
+            self._mark = (backlog.learnt_at, end)
 
     def note_settled(self) -> None:
         if self._mark is not None and self._tracker.head >= self._mark[1]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import heapq
 from collections.abc import Callable, Iterable, Sequence
 
 from runner.model import Record
@@ -59,14 +60,18 @@ class Lanes:
 
     def _freely(self, records: Sequence[Record]) -> Iterable[tuple[int, Sequence[Record]]]:
         # One open batch is filled at a time: a trickle spread over many lanes would make many batches of one record.
-        placed: dict[int, int] = {}
+        # Loads are read once and counted on from there: the lanes may take their records before the next are placed.
+        full = self._batch_records
+        load = self._load(self._current)
+        others: list[tuple[int, int]] | None = None
         start = 0
         while start < len(records):
-            room = self._batch_records - self._load(self._current) - placed.get(self._current, 0)
-            if room <= 0:
-                self._current = min(range(self._factor), key=lambda lane: self._load(lane) + placed.get(lane, 0))
-                room = max(self._batch_records - self._load(self._current) - placed.get(self._current, 0), 1)
-            part = records[start : start + room]
-            placed[self._current] = placed.get(self._current, 0) + len(part)
+            if load >= full:
+                if others is None:
+                    others = [(self._load(lane), lane) for lane in range(self._factor) if lane != self._current]
+                    heapq.heapify(others)
+                load, self._current = heapq.heappushpop(others, (load, self._current))
+            part = records[start : start + full - load % full]
+            load += len(part)
             start += len(part)
             yield self._current, part

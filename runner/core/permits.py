@@ -78,6 +78,10 @@ class Permits:
         self._free += 1
         if held == 1:
             self._without += 1
+            # It had its turn: the place in line that it got while it held one is behind those that held none.
+            on_free = self._blocked.pop(member, None)
+            if on_free is not None:
+                self._blocked[member] = on_free
 
     def wake(self) -> None:
         """Call whoever was refused, in turn, while there is something to take; who asks no more is forgotten."""

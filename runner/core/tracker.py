@@ -41,7 +41,8 @@ class Tracker:
         for record in records:
             index = record.sequence - base
             # What was trimmed is settled: a negative index would mark another record from the end.
-            assert index >= 0 and not flags[index], "a record is settled once"
+            assert index >= 0, "a record is settled once"
+            assert not flags[index], "a record is settled once"
             flags[index] = 1
             count += 1
         self._settled += count

@@ -14,7 +14,7 @@ from runner.functions.loading import IMPORT_SECONDS, Handler, is_async, load_han
 from runner.functions.payloads.lambda_event import LambdaPayload
 from runner.functions.processes import HandlerProcesses, WorkerDied, WorkerNotStarted, processors
 from runner.functions.steps import BlockingReport, watched
-from runner.functions.threads import HandlerThreads
+from runner.functions.threads import HandlerThreads, ThreadNotStarted
 from runner.functions.worker import NoResult, Raised, Returned, WorkerSpec, result_as_json
 from runner.model import (
     SUCCEEDED,
@@ -118,6 +118,8 @@ class PythonFunction:
                 handler, _ = await self._threads.run(
                     lambda: load_handler(self._handler_name, self._app_dir), timeout=IMPORT_SECONDS, overdue=_ignored
                 )
+        except ThreadNotStarted as error:
+            raise FunctionNotValid(str(error)) from error
         except TimeoutError as error:
             text = f"the handler {self._handler_name} was not imported within {IMPORT_SECONDS:g} s"
             raise FunctionNotValid(text) from error
@@ -174,9 +176,12 @@ class PythonFunction:
         return Failed(timed_out(_NO_RETURN, self._timeout))
 
     async def _in_thread(self, invocation: Invocation) -> Outcome:
-        outcome, late = await self._threads.run(
-            lambda: self._call(invocation), timeout=self._timeout, overdue=lambda: self._report_overdue(invocation)
-        )
+        try:
+            outcome, late = await self._threads.run(
+                lambda: self._call(invocation), timeout=self._timeout, overdue=lambda: self._report_overdue(invocation)
+            )
+        except ThreadNotStarted as error:
+            return _not_reached(error)
         return Failed(timed_out(_NO_RETURN, self._timeout)) if late else outcome
 
     def _call(self, invocation: Invocation) -> Outcome:
@@ -199,7 +204,7 @@ class PythonFunction:
         except WorkerDied as error:
             return Failed(FunctionError(kind=ErrorKind.ERROR, type="WorkerDied", text=str(error)))
         except WorkerNotStarted as error:
-            return Throttled(FunctionError(kind=ErrorKind.UNREACHABLE, type="WorkerNotStarted", text=str(error)))
+            return _not_reached(error)
         match answer:
             case Returned(result):
                 return responses.outcome_of(result, invocation)
@@ -222,6 +227,11 @@ class PythonFunction:
 
     def _report_overdue(self, invocation: Invocation) -> None:
         self._observer.invocation_overdue(invocation, self._timeout)
+
+
+def _not_reached(error: Exception) -> Throttled:
+    """Nothing was handed to the handler, so that no attempt is used."""
+    return Throttled(FunctionError(kind=ErrorKind.UNREACHABLE, type=type(error).__name__, text=str(error)))
 
 
 def _ignored() -> None:

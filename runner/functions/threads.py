@@ -21,6 +21,10 @@ def left_behind() -> int:
         return len(_left_behind)
 
 
+class ThreadNotStarted(Exception):
+    """The system gives no further thread; nothing was called."""
+
+
 class _Thread:
     """One thread and the call that it runs."""
 
@@ -29,7 +33,10 @@ class _Thread:
         self._finished = finished
         self._calls: queue.SimpleQueue[tuple[Callable[[], Any], asyncio.Future[Any]] | None] = queue.SimpleQueue()
         self._running = False
-        threading.Thread(target=self._serve, name=name, daemon=True).start()
+        try:
+            threading.Thread(target=self._serve, name=name, daemon=True).start()
+        except RuntimeError as error:
+            raise ThreadNotStarted(f"no thread for the handler: {error}") from error
 
     def start(self, call: Callable[[], Any], result: asyncio.Future[Any]) -> None:
         self._running = True
@@ -81,7 +88,7 @@ class HandlerThreads:
         """The result of ``call``, however late, and whether it came after ``timeout`` seconds. Raises what it raises.
 
         ``overdue`` is called once, at the timeout. Cancelled, it leaves the call behind and its result is discarded.
-        ``call`` must not raise StopIteration.
+        ``call`` must not raise StopIteration. Raises ThreadNotStarted.
         """
         loop = asyncio.get_running_loop()
         thread = (

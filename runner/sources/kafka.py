@@ -18,6 +18,7 @@ from runner.clients.kafka import KafkaConnection, build_admin, build_consumer, s
 from runner.clients.kafka_errors import is_retriable
 from runner.clients.kafka_groups import committed_offsets
 from runner.clients.kafka_probe import diagnose
+from runner.clients.kafka_records import hand_over_parsed_records
 from runner.clients.kafka_topics import existing_topics, suggest
 from runner.model import Backlog, Fetched, Partition, Position, Problem, Reason
 from runner.ports import CheckpointFailed, CheckpointFenced, SourceError, SourceListener
@@ -33,6 +34,8 @@ _CLOSE_TIMEOUT = 8.0
 _END_AGE = 5.0  # an end that no fetch has told for so long is asked for
 _RETRY_PAUSE = 0.5
 _METADATA_MAX_AGE_MS = 15_000  # how soon new partitions are seen
+_EVICTIONS = 3
+_EVICTIONS_WINDOW = 120.0
 _FETCH_MAX_BYTES = 16 * 1024 * 1024
 
 
@@ -87,6 +90,7 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
         self._watching: asyncio.Task[None] | None = None
         self._failure: Problem | None = None
         self._has_joined = False
+        self._evicted_at: list[float] = []
 
     @property
     def description(self) -> str:
@@ -126,6 +130,7 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
         await self._require_topics(self._admin)
         consumer = self._consumer = build_consumer(settings.connection, **self._consumer_options())
         await consumer.start()
+        hand_over_parsed_records(consumer)
         assert self._listener is not None
         self._reader = Reader(
             consumer, self._assigned, self._listener, continue_after_loss=settings.continue_after_loss
@@ -191,6 +196,7 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
         if self._starting is not None:
             self._starting.cancel()
             await asyncio.wait({self._starting})
+        self._watch_evictions()
         assert self._listener is not None
         try:
             await self._listener.revoked([state.partition for state in self._assigned.values()])
@@ -200,6 +206,25 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
             raise
         finally:
             self._assigned.clear()
+
+    def _watch_evictions(self) -> None:
+        """Two members with one instance id put each other out of the group in turn, and no error ever says so."""
+        if self._settings.group_instance_id is None or self._is_member:
+            return
+        now = self._now()
+        self._evicted_at = [when for when in self._evicted_at if now - when < _EVICTIONS_WINDOW] + [now]
+        if len(self._evicted_at) >= _EVICTIONS:
+            self._failure = Problem(
+                Reason.DUPLICATE_MEMBER,
+                f"another member of the group {self.group} has the group_instance_id "
+                f"{self._settings.group_instance_id!r}: it put this one out {len(self._evicted_at)} times",
+                "give every member its own group_instance_id",
+            )
+
+    @property
+    def _is_member(self) -> bool:
+        """Without a generation the broker does not know us (any more)."""
+        return self._consumer is not None and self._consumer._coordinator.generation >= 0  # noqa: SLF001
 
     async def _start(self, partitions: Collection[TopicPartition]) -> None:
         """Look up, commit and seek the start of each partition; only then it is ours to read."""
@@ -302,7 +327,7 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
                 raise CheckpointFenced(f"{partition} is not assigned to this member any more")
             offsets[TopicPartition(*partition)] = OffsetAndMetadata(position, self._metadata[partition.topic])
         # Without a generation the broker would take the commit as one from outside the group, whoever owns what.
-        if consumer._coordinator.generation < 0:  # noqa: SLF001
+        if not self._is_member:
             raise CheckpointFenced("this member is not in the group any more")
         try:
             await consumer.commit(offsets)

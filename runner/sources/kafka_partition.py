@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from aiokafka import TopicPartition
-from aiokafka.structs import ConsumerRecord
 
-from runner.model import Fetched, Partition, Problem, Record, TimestampType
+from runner.clients.kafka_records import ParsedRecord
+from runner.model import Fetched, Headers, Partition, Problem, Record, TimestampType
 
 _TIMESTAMP_TYPES = (TimestampType.CREATE_TIME, TimestampType.LOG_APPEND_TIME)
 
@@ -53,7 +53,7 @@ class AssignedPartition:
     def is_fetched(self) -> bool:
         return not self.is_paused and self.problem is None and not self.is_at_target
 
-    def take(self, messages: Sequence[ConsumerRecord], position: int) -> Fetched:
+    def take(self, messages: Sequence[ParsedRecord], position: int) -> Fetched:
         """``position`` is the client's, after ``messages`` and what it passed over behind them."""
         target = self.target
         if target is not None and position > target:
@@ -67,13 +67,14 @@ class AssignedPartition:
         for message in messages:
             key = message.key
             value = message.value
-            headers = message.headers
+            headers: Headers = ()
             size = 0 if value is None else len(value)
             if key is not None:
                 size += len(key)
-            if headers:
+            if message.headers:
+                headers = tuple(message.headers)
                 for name, header in headers:
-                    size += len(name) + (0 if header is None else len(header))
+                    size += 1 + len(name) + (0 if header is None else len(header))
             total += size
             append(
                 Record(

@@ -15,8 +15,8 @@ from aiokafka.errors import (
     OffsetOutOfRangeError,
     RecordTooLargeError,
 )
-from aiokafka.structs import ConsumerRecord
 
+from runner.clients.kafka_records import ParsedRecord
 from runner.model import Fetched, Problem, Reason
 from runner.ports import SourceListener
 from runner.sources.kafka_partition import AssignedPartition
@@ -91,9 +91,7 @@ class Reader:
             and state.next_offset < end
         ]
 
-    async def _take(
-        self, tp: TopicPartition, messages: list[ConsumerRecord]
-    ) -> tuple[AssignedPartition, Fetched] | None:
+    async def _take(self, tp: TopicPartition, messages: list[ParsedRecord]) -> tuple[AssignedPartition, Fetched] | None:
         """None: nothing new, or of a partition that is not ready: its reading starts by a seek, so nothing is lost."""
         state = self._assigned.get(tp)
         if state is None or not state.is_fetched:

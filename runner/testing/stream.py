@@ -69,7 +69,7 @@ class MemoryStream:
         """Append a record at the partition's end; returns its position."""
         log = self.log(partition)
         size = (len(key) if key else 0) + (len(value) if value else 0)
-        size += sum([len(name) + (len(content) if content else 0) for name, content in headers])
+        size += sum([1 + len(name) + (len(content) if content else 0) for name, content in headers])
         position = log.end
         log.records.append(Record(log.partition, position, key, value, headers, timestamp_ms, -1, size))
         log.end += 1

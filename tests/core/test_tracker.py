@@ -84,7 +84,7 @@ class TrackerMachine(RuleBasedStateMachine):
 
 
 TestTrackerMachine = TrackerMachine.TestCase
-TestTrackerMachine.settings = settings(max_examples=60, stateful_step_count=25)
+TestTrackerMachine.settings = settings(max_examples=50, stateful_step_count=20)
 
 
 def test_no_checkpoint_before_the_first_fetch() -> None:

@@ -251,12 +251,14 @@ async def test_a_missing_topic_is_not_created_and_is_found_once_it_exists(kafka:
 
 
 async def test_a_topic_deleted_between_two_stores_is_not_created_again(kafka: Broker) -> None:
-    topic = await fresh_topic(kafka)
-    async with destination(plain(kafka), topic, timeout=2.0) as target:
+    topic, overdue = await fresh_topic(kafka), Overdue()
+    async with destination(plain(kafka), topic, timeout=1.0, observer=overdue) as target:
         assert await target.store([letter_of()]) == [None]
         await delete_topic(kafka.bootstrap, topic)
         store = asyncio.create_task(target.store([letter_of(value=b"second")]))
-        await asyncio.wait({store}, timeout=1.0)
+        reported = asyncio.create_task(overdue.wait_for(1))
+        await asyncio.wait({store, reported}, return_when=asyncio.FIRST_COMPLETED)
+        reported.cancel()
         assert topic not in await topic_names(kafka.bootstrap)
         await create_topic(kafka.bootstrap, topic)
         for result in await store:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import ssl
+import sys
+import textwrap
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from runner.functions.http import HttpFunction
+from runner.functions.python import PythonFunction
 from runner.model import Invocation, Partition, Position, Record, TimestampType
 from runner.ports import Observer
 
+_numbers = itertools.count()
 SOURCE = "kafka-1:9092,kafka-2:9092"
 
 
@@ -169,6 +175,7 @@ def http_settings(url: str, **changes: Any) -> dict[str, Any]:
     } | changes
 
 
+OpenPython = Callable[..., Awaitable[PythonFunction]]
 OpenHttp = Callable[..., Awaitable[HttpFunction]]
 
 
@@ -203,3 +210,35 @@ class Overdue(Observer):
 @pytest.fixture
 def overdue() -> Overdue:
     return Overdue()
+
+
+@pytest.fixture
+async def open_python(tmp_path: Path, overdue: Overdue, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[OpenPython]:
+    """Writes a module, opens its ``handle`` (or another attribute) as a function, and closes it at the end."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    opened: list[PythonFunction] = []
+
+    async def open_one(source: str, attribute: str = "handle", **changes: Any) -> PythonFunction:
+        module = f"handlers_{next(_numbers)}"
+        (tmp_path / f"{module}.py").write_text(textwrap.dedent(source))
+        settings: dict[str, Any] = {
+            "name": "audit",
+            "handler": f"{module}:{attribute}",
+            "payload": "records",
+            "timeout": 10.0,
+            "executor": "auto",
+            "report_batch_item_failures": False,
+            "event_source": "SelfManagedKafka",
+            "maximum_payload": 6_000_000,
+            "app_dir": tmp_path,
+            "concurrency": 4,
+            "observer": overdue,
+        } | changes
+        function = PythonFunction(**settings)
+        opened.append(function)
+        await function.open()
+        return function
+
+    yield open_one
+    for function in opened:
+        await function.close()

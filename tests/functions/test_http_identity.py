@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -119,7 +118,7 @@ async def test_static_headers_and_the_bearer_token_are_sent_and_read_again(
     await function.invoke(new_invocation())
     rotated = tmp_path / "rotated"
     rotated.write_text("third-token-same-length")
-    os.replace(rotated, token)
+    rotated.replace(token)
     await function.invoke(new_invocation())
     assert [request.header("authorization") for request in server.requests] == [
         "Bearer first-token",

@@ -1,63 +1,22 @@
-"""Handlers in this process: on the loop, in threads, and what becomes of their results, errors and timeouts."""
+"""Handlers in this process: what they are given, and what becomes of their results and errors."""
 
 from __future__ import annotations
 
 import asyncio
-import itertools
-import logging
 import sys
-import textwrap
-import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import anyio
 import pytest
 
-from runner.functions import steps, threads
 from runner.functions.python import PythonFunction
 from runner.model import ErrorKind, Failed, Invocation, Outcome, PartlyFailed, Record, Succeeded, TooLarge
-from runner.ports import FunctionNotValid
 
 NewRecord = Callable[..., Record]
 NewInvocation = Callable[..., Invocation]
 OpenPython = Callable[..., Awaitable[PythonFunction]]
-
-_numbers = itertools.count()
-
-
-@pytest.fixture
-async def open_python(tmp_path: Path, overdue: Any, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[OpenPython]:
-    """Writes a module, opens its ``handle`` (or another attribute) as a function, and closes it at the end."""
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    opened: list[PythonFunction] = []
-
-    async def open_one(source: str, attribute: str = "handle", **changes: Any) -> PythonFunction:
-        module = f"handlers_{next(_numbers)}"
-        (tmp_path / f"{module}.py").write_text(textwrap.dedent(source))
-        settings: dict[str, Any] = {
-            "name": "audit",
-            "handler": f"{module}:{attribute}",
-            "payload": "records",
-            "timeout": 10.0,
-            "executor": "auto",
-            "report_batch_item_failures": False,
-            "event_source": "SelfManagedKafka",
-            "maximum_payload": 6_000_000,
-            "app_dir": tmp_path,
-            "concurrency": 4,
-            "observer": overdue,
-        } | changes
-        function = PythonFunction(**settings)
-        opened.append(function)
-        await function.open()
-        return function
-
-    yield open_one
-    for function in opened:
-        await function.close()
 
 
 def _module(function: PythonFunction) -> ModuleType:
@@ -207,7 +166,7 @@ def test_a_keyboard_interrupt_is_not_swallowed(
 ) -> None:
     monkeypatch.setattr(sys, "path", list(sys.path))
     for definition in ("def", "async def"):
-        module = f"handlers_{next(_numbers)}"
+        module = f"interrupted_{definition.replace(' ', '_')}"
         (tmp_path / f"{module}.py").write_text(f"{definition} handle(records, context):\n    raise KeyboardInterrupt")
         function = PythonFunction(
             name="audit",
@@ -309,224 +268,3 @@ async def test_sizes_are_those_of_the_payload(open_python: OpenPython, new_recor
     assert event.size_of(record) > record.size * 4 // 3
     assert event.fixed_size > 0
     assert (native.name, native.timeout) == ("audit", 10.0)
-
-
-async def test_an_async_handler_is_cancelled_at_its_timeout(
-    open_python: OpenPython, new_invocation: NewInvocation, overdue: Any
-) -> None:
-    function = await open_python(
-        """
-        import asyncio
-        async def handle(records, context):
-            await asyncio.Event().wait()
-    """,
-        timeout=0.05,
-    )
-    assert "0.05 s" in _failed(await function.invoke(new_invocation()), ErrorKind.TIMEOUT)
-    assert overdue.invocations == []
-
-
-@pytest.mark.parametrize("ending", ["return None", "raise ValueError"])
-async def test_an_async_handler_that_resists_keeps_its_invocation(
-    open_python: OpenPython, new_invocation: NewInvocation, overdue: Any, ending: str
-) -> None:
-    function = await open_python(
-        f"""
-        import asyncio
-        async def handle(records, context):
-            global RELEASE
-            RELEASE = asyncio.Event()
-            try:
-                await asyncio.Event().wait()
-            except asyncio.CancelledError:
-                await RELEASE.wait()
-                {ending}
-    """,
-        timeout=0.05,
-    )
-    invocation = new_invocation()
-    call = asyncio.ensure_future(function.invoke(invocation))
-    await overdue.heard.wait()
-    assert not call.done()
-    _module(function).RELEASE.set()
-    _failed(await call, ErrorKind.TIMEOUT)
-    assert overdue.invocations == [invocation]
-
-
-async def test_a_def_handler_that_outlives_its_timeout_keeps_its_invocation(
-    open_python: OpenPython, new_invocation: NewInvocation, overdue: Any
-) -> None:
-    function = await open_python(
-        """
-        import threading
-        RELEASE = threading.Event()
-        def handle(records, context):
-            RELEASE.wait()
-            return "discarded"
-    """,
-        timeout=0.05,
-    )
-    invocation = new_invocation()
-    call = asyncio.ensure_future(function.invoke(invocation))
-    await overdue.heard.wait()
-    assert not call.done()
-    _module(function).RELEASE.set()
-    _failed(await call, ErrorKind.TIMEOUT)
-    assert overdue.invocations == [invocation]
-    assert threads.left_behind() == 0
-
-
-async def test_a_def_handler_is_left_behind_when_its_invocation_is_cancelled(
-    open_python: OpenPython, new_invocation: NewInvocation, overdue: Any
-) -> None:
-    function = await open_python("""
-        import threading
-        STARTED, RELEASE = threading.Event(), threading.Event()
-        THREADS = []
-        def handle(records, context):
-            THREADS.append(threading.current_thread())
-            STARTED.set()
-            RELEASE.wait()
-    """)
-    call = asyncio.ensure_future(function.invoke(new_invocation()))
-    module = _module(function)
-    await anyio.to_thread.run_sync(module.STARTED.wait)
-    call.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await call
-    assert threads.left_behind() == 1
-    await function.close()
-    (thread,) = module.THREADS
-    assert thread.daemon
-    module.RELEASE.set()
-    await anyio.to_thread.run_sync(thread.join)
-    assert threads.left_behind() == 0
-    assert overdue.invocations == []
-
-
-async def test_an_anyio_scope_cancels_an_async_handler(open_python: OpenPython, new_invocation: NewInvocation) -> None:
-    function = await open_python("""
-        import asyncio
-        async def handle(records, context):
-            global STARTED
-            STARTED.set()
-            await asyncio.Event().wait()
-    """)
-    started = _module(function).__dict__.setdefault("STARTED", asyncio.Event())
-    outcomes: list[Outcome] = []
-
-    async def call() -> None:
-        outcomes.append(await function.invoke(new_invocation()))
-
-    async with anyio.create_task_group() as group:
-        group.start_soon(call)
-        await started.wait()
-        group.cancel_scope.cancel()
-    assert outcomes == []
-
-
-async def test_def_handlers_run_at_once_and_threads_are_used_again(
-    open_python: OpenPython, new_invocation: NewInvocation
-) -> None:
-    function = await open_python("""
-        import threading
-        TOGETHER = threading.Barrier(3)
-        NAMES = []
-        def handle(records, context):
-            NAMES.append(threading.current_thread().name)
-            TOGETHER.wait()
-    """)
-    for _ in range(3):
-        outcomes = await asyncio.gather(*[function.invoke(new_invocation()) for _ in range(3)])
-        assert all(isinstance(outcome, Succeeded) for outcome in outcomes)
-    names = _module(function).NAMES
-    assert len(names) == 9
-    assert len(set(names)) == 3
-    assert all(name.startswith("function audit-") for name in names)
-    assert threading.current_thread().name not in names
-
-
-async def test_a_handler_that_holds_the_loop_is_reported_once_a_minute(
-    open_python: OpenPython,
-    new_invocation: NewInvocation,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    monkeypatch.setattr(steps, "BLOCKING_SECONDS", 0.0)
-    function = await open_python("async def handle(records, context): pass")
-    with caplog.at_level(logging.WARNING, "runner.functions"):
-        for _ in range(3):
-            await function.invoke(new_invocation())
-    (record,) = caplog.records
-    assert record.name == "runner.functions"
-    assert "handle held the event loop" in record.getMessage()
-
-
-def test_reports_that_were_held_back_are_counted(caplog: pytest.LogCaptureFixture) -> None:
-    now = 0.0
-    report = steps.BlockingReport("team:handle", lambda: now)
-    for now in (0.0, 30.0, 59.0, 60.0):  # noqa: B007 - read by the lambda
-        report(1.5)
-    assert ["0 more" in caplog.messages[0], "2 more" in caplog.messages[1], len(caplog.messages)] == [True, True, 2]
-
-
-@pytest.mark.parametrize(
-    ("source", "attribute"),
-    [
-        ("class Team:\n    @staticmethod\n    def handle(event, context): pass", "Team.handle"),
-        ("class Team:\n    async def __call__(self, event, context): pass\nhandle = Team()", "handle"),
-        ("import functools\nasync def any(n, e, c): pass\nhandle = functools.partial(any, 1)", "handle"),
-        ("handle = lambda *arguments: None", "handle"),
-        ("handle = max", "handle"),
-    ],
-)
-async def test_many_things_are_handlers(
-    open_python: OpenPython, new_invocation: NewInvocation, source: str, attribute: str
-) -> None:
-    function = await open_python(source, attribute)
-    if attribute != "handle" or "max" not in source:
-        assert isinstance(await function.invoke(new_invocation()), Succeeded)
-
-
-@pytest.mark.parametrize(
-    ("source", "attribute", "text"),
-    [
-        ("import no_such_module_at_all", "handle", "ModuleNotFoundError: No module named 'no_such_module_at_all'"),
-        ("def handle(:", "handle", "SyntaxError"),
-        ("\nraise RuntimeError('no database')", "handle", "RuntimeError: no database"),
-        ("import sys\nsys.exit(3)", "handle", "SystemExit: 3"),
-        ("def handel(event, context): pass", "handle", "did you mean handel?"),
-        ("handle = 5", "handle", "is a int, which cannot be called"),
-        ("def handle(event): pass", "handle", "must take (event, context)"),
-        ("def handle(event, context): yield", "handle", "is a generator"),
-        ("async def handle(event, context): yield", "handle", "is a generator"),
-    ],
-)
-async def test_what_is_no_handler_is_refused_with_its_reason(
-    open_python: OpenPython, source: str, attribute: str, text: str
-) -> None:
-    with pytest.raises(FunctionNotValid) as refused:
-        await open_python(source, attribute)
-    assert text in str(refused.value)
-    assert "handlers_" in str(refused.value)
-
-
-async def test_a_failing_module_is_named_with_its_line(open_python: OpenPython, tmp_path: Path) -> None:
-    with pytest.raises(FunctionNotValid, match=rf"{tmp_path}/handlers_\d+\.py, line 2\)"):
-        await open_python("\nraise RuntimeError('no database')")
-
-
-@pytest.mark.parametrize("handler", ["no_such_module_here:handle", "team.audit", ":handle", "team:", ""])
-async def test_a_name_that_leads_nowhere_is_refused(open_python: OpenPython, handler: str) -> None:
-    with pytest.raises(FunctionNotValid):
-        await open_python("", handler=handler)
-
-
-async def test_a_module_is_found_from_the_working_directory_too(
-    open_python: OpenPython, new_invocation: NewInvocation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "team").mkdir()
-    (tmp_path / "team" / "audit_handlers.py").write_text("async def handle(records, context): pass")
-    monkeypatch.chdir(tmp_path)
-    function = await open_python("", handler="team.audit_handlers:handle", app_dir=tmp_path / "elsewhere")
-    assert isinstance(await function.invoke(new_invocation()), Succeeded)

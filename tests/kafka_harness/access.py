@@ -22,7 +22,7 @@ from aiokafka.protocol.types import (
 )
 
 from kafka_harness.clients import connected_admin
-from kafka_harness.waiting import until
+from kafka_harness.waiting import until_async
 
 RESOURCES = {"topic": 2, "group": 3}
 OPERATIONS = {"all": 2, "read": 3, "write": 4, "create": 5, "describe": 8}
@@ -50,14 +50,14 @@ async def deny(bootstrap: str, user: str, resource: str, name: str, operation: s
         async def in_force() -> bool:
             return any(permission == _DENY for permission in await _permissions(admin, resource, name))
 
-        await until(in_force, what=f"{user} is refused to {operation} {resource} {name}", every=0.01)
+        await until_async(in_force, what=f"{user} is refused to {operation} {resource} {name}", every=0.01)
 
 
 async def allow_again(bootstrap: str, resource: str, name: str) -> None:
     """Remove every ACL of the topic or group: everybody may do everything with it. Raises KafkaError."""
     async with connected_admin(bootstrap) as admin:
         # None matches every principal and host.
-        request = DeleteAclsRequest(RESOURCES[resource], name, _LITERAL, None, None, _ANY, _ANY)  # type: ignore[arg-type]
+        request = DeleteAclsRequest(RESOURCES[resource], name, _LITERAL, None, None, _ANY, _ANY)
         response = await _send(admin, request)
         for code, message, _matching in response.filter_responses:
             _check(code, message)
@@ -65,7 +65,7 @@ async def allow_again(bootstrap: str, resource: str, name: str) -> None:
         async def forgotten() -> bool:
             return not await _permissions(admin, resource, name)
 
-        await until(forgotten, what=f"{resource} {name} has no ACL", every=0.01)
+        await until_async(forgotten, what=f"{resource} {name} has no ACL", every=0.01)
 
 
 async def set_scram_password(bootstrap: str, user: str, password: str) -> None:
@@ -82,7 +82,7 @@ async def set_scram_password(bootstrap: str, user: str, password: str) -> None:
 
 async def _permissions(admin: AIOKafkaAdminClient, resource: str, name: str) -> list[int]:
     """What the ACLs of a resource say, as the broker that answers applies them."""
-    request = DescribeAclsRequest(RESOURCES[resource], name, _LITERAL, None, None, _ANY, _ANY)  # type: ignore[arg-type]
+    request = DescribeAclsRequest(RESOURCES[resource], name, _LITERAL, None, None, _ANY, _ANY)
     response = await _send(admin, request)
     _check(response.error_code, response.error_message)
     return [acl[-1] for *_resource, acls in response.resources for acl in acls]
@@ -98,7 +98,7 @@ def _check(code: int, message: str | None) -> None:
         raise for_code(code)(message or "")
 
 
-class _AlterScramResponse(Response):
+class _AlterScramResponse(Response):  # type: ignore[misc]
     API_KEY = 51
     API_VERSION = 0
     SCHEMA = Schema(
@@ -116,7 +116,7 @@ class _AlterScramResponse(Response):
     )
 
 
-class _AlterScramRequest(RequestStruct):
+class _AlterScramRequest(RequestStruct):  # type: ignore[misc]
     FLEXIBLE_VERSION: ClassVar[bool] = True
     API_KEY = 51
     API_VERSION = 0
@@ -141,7 +141,7 @@ class _AlterScramRequest(RequestStruct):
 _Upsertion: TypeAlias = tuple[str, int, int, bytes, bytes, dict[int, bytes]]
 
 
-class _AlterScram(Request[_AlterScramRequest]):
+class _AlterScram(Request[_AlterScramRequest]):  # type: ignore[misc]
     """AlterUserScramCredentials, which the client library does not know."""
 
     API_KEY = 51

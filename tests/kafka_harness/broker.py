@@ -14,7 +14,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-
 from kafka_harness import install, segments, wire
 from kafka_harness.certificates import Authority
 from kafka_harness.child import Child, ChildFailed
@@ -67,6 +66,10 @@ class Broker:
     @property
     def running(self) -> bool:
         return self._child is not None and self._child.running
+
+    def serves(self, *, timeout: float = 2.0) -> bool:
+        """Whether it answers within ``timeout`` seconds. Blocks for as long."""
+        return wire.serves("127.0.0.1", self._ports["PLAINTEXT"], timeout=timeout)
 
     @property
     def process(self) -> Child:
@@ -171,7 +174,7 @@ class Broker:
 
     def _await_service(self) -> None:
         deadline = time.monotonic() + _START_TIMEOUT
-        while not wire.serves("127.0.0.1", self._ports["PLAINTEXT"]):
+        while not self.serves():
             if not self.running or time.monotonic() > deadline:
                 what = "does not serve" if self.running else f"ended with {self.process.exit_code}"
                 raise ChildFailed(f"the broker {what}:\n{self.log_tail()}")

@@ -6,9 +6,12 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 
+import psutil
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.client import AIOKafkaClient
+
+from kafka_harness.waiting import until
 
 _REQUEST_TIMEOUT_MS = 15_000
 _STOP_TIMEOUT = 20.0
@@ -63,6 +66,22 @@ async def started_producer(
         yield producer
     finally:
         await _stop(producer.stop(), producer.client)
+
+
+async def connections_closed(address: str) -> None:
+    """Wait until this process has no connection to ``host:port``.
+
+    A client whose login failed closes its connection without waiting for it, which takes a round trip with TLS; an
+    event loop that ends before that leaves the socket open.
+    """
+    port = int(address.rpartition(":")[2])
+
+    def closed() -> bool:
+        connections = psutil.Process().net_connections("tcp")
+        # The remote address of a listening socket is empty.
+        return not any(connection.raddr[1:] == (port,) for connection in connections)
+
+    await until(closed, what=f"connections to {address} are closed", every=0.005)
 
 
 async def _stop(stopping: Awaitable[None], client: AIOKafkaClient) -> None:

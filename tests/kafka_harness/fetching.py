@@ -5,7 +5,9 @@ from __future__ import annotations
 import aiohttp
 
 
-async def fetch(url: str, *, method: str = "GET", body: bytes | None = None, timeout: float = 10.0) -> tuple[int, bytes]:
+async def fetch(
+    url: str, *, method: str = "GET", body: bytes | None = None, timeout: float = 10.0
+) -> tuple[int, bytes]:
     """Status and body. Raises aiohttp.ClientError or TimeoutError when there is no answer."""
     async with (
         aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=timeout)) as session,

@@ -13,7 +13,7 @@ from kafka_harness.fetching import answers, fetch
 from kafka_harness.function_server import CONTROL_PATH
 from kafka_harness.journal import Call, JournalReader
 from kafka_harness.ports import free_port
-from kafka_harness.waiting import until
+from kafka_harness.waiting import until_async
 
 _PACKAGE_PARENT = Path(__file__).resolve().parent.parent
 
@@ -54,7 +54,7 @@ class FunctionProcess:
                 raise ChildFailed(f"{self._name} ended:\n{self.process.output()}")
             return await answers(self._control)
 
-        await until(ready, what=f"{self._name} answers", every=0.02)
+        await until_async(ready, what=f"{self._name} answers", every=0.02)
 
     async def behave(self, behaviour: Behaviour) -> None:
         """Replace what it does, for the calls from now on and those that are held."""

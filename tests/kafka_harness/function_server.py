@@ -106,7 +106,13 @@ class Function:
             connection.answer(behaviour.failure_status, body, _JSON)
 
     def _note(
-        self, pending: _Pending, status: int, *, ending: Ending = "answered", failed: list[int] | None = None, error: str = ""
+        self,
+        pending: _Pending,
+        status: int,
+        *,
+        ending: Ending = "answered",
+        failed: list[int] | None = None,
+        error: str = "",
     ) -> None:
         delivery = pending.delivery
         self._calls += 1

@@ -1,4 +1,4 @@
-"""The promises of delivery, checked against what was produced, what the function journaled and what became a dead letter."""
+"""The promises of delivery, checked against what was produced, what the function saw and what was dead-lettered."""
 
 from __future__ import annotations
 

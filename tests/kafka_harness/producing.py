@@ -76,7 +76,13 @@ async def produce(
 
 
 async def produce_in_transaction(
-    bootstrap: str, topic: str, items: Iterable[Item], *, transactional_id: str, commit: bool, place: Placement | None = None
+    bootstrap: str,
+    topic: str,
+    items: Iterable[Item],
+    *,
+    transactional_id: str,
+    commit: bool,
+    place: Placement | None = None,
 ) -> list[Placed]:
     """Write ``items`` in one transaction and commit or abort it; the markers are stored when this returns."""
     async with started_producer(bootstrap, transactional_id=transactional_id) as producer:

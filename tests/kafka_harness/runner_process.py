@@ -16,7 +16,7 @@ from kafka_harness.child import Child, ChildFailed
 from kafka_harness.fetching import answers, fetch
 from kafka_harness.ports import free_port
 from kafka_harness.scrape import Scrape
-from kafka_harness.waiting import until
+from kafka_harness.waiting import until_async
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 
@@ -73,7 +73,7 @@ class RunnerProcess:
             return await answers(f"{self.admin_url}/readyz")
 
         try:
-            await until(ready, what=f"{self.name} is ready", timeout=timeout)
+            await until_async(ready, what=f"{self.name} is ready", timeout=timeout)
         except TimeoutError as error:
             raise TimeoutError(f"{error}\n{self.process.output()}") from error
 

@@ -26,9 +26,7 @@ class Scrape:
 
     def matching(self, name: str, **labels: str) -> list[Sample]:
         """The samples of that name that have at least these labels."""
-        return [
-            sample for sample in self.samples if sample.name == name and labels.items() <= sample.labels.items()
-        ]
+        return [sample for sample in self.samples if sample.name == name and labels.items() <= sample.labels.items()]
 
     def value(self, name: str, **labels: str) -> float:
         """The sum of the matching samples. Raises LookupError when there is none."""

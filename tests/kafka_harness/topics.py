@@ -12,7 +12,7 @@ from aiokafka.errors import for_code
 
 from kafka_harness.clients import connected_admin, reading_consumer
 from kafka_harness.properties import NODE_ID
-from kafka_harness.waiting import until
+from kafka_harness.waiting import until_async
 
 COMPACT_AT_ONCE: Final = {
     "cleanup.policy": "compact",
@@ -77,7 +77,7 @@ async def delete_topic(bootstrap: str, topic: str) -> None:
         async def gone() -> bool:
             return topic not in await admin.list_topics()
 
-        await until(gone, what=f"topic {topic} is deleted")
+        await until_async(gone, what=f"topic {topic} is deleted")
 
 
 async def topic_names(bootstrap: str) -> set[str]:
@@ -160,8 +160,8 @@ async def _places(consumer: AIOKafkaConsumer, topic: str) -> Sequence[TopicParti
 
 async def _await_partitions(admin: AIOKafkaAdminClient, topic: str, total: int) -> None:
     async def led() -> bool:
-        for found in await admin.describe_topics([topic]):
-            return found["error_code"] == 0 and sum(entry["leader"] >= 0 for entry in found["partitions"]) == total
-        return False
+        (found,) = await admin.describe_topics([topic])
+        leaders = [entry["leader"] for entry in found["partitions"]]
+        return found["error_code"] == 0 and len(leaders) == total and min(leaders) >= 0
 
-    await until(led, what=f"topic {topic} has {total} partitions with a leader")
+    await until_async(led, what=f"topic {topic} has {total} partitions with a leader")

@@ -7,21 +7,20 @@ import struct
 
 _METADATA = 3
 _FIND_COORDINATOR = 10
-_TIMEOUT = 2.0
 
 
-def serves(host: str, port: int) -> bool:
-    """Whether the broker knows itself as alive and coordinates groups. False while it starts, or is not there."""
+def serves(host: str, port: int, *, timeout: float = 2.0) -> bool:
+    """Whether the broker knows itself as alive and coordinates groups, and says so within ``timeout`` seconds."""
     try:
-        with socket.create_connection((host, port), timeout=_TIMEOUT) as connection:
+        with socket.create_connection((host, port), timeout=timeout) as connection:
             # Version 1 asks for no topic with an empty array; version 0 of the other is a group's name.
             metadata = _ask(connection, _METADATA, 1, struct.pack(">i", 0))
             group = b"harness"
             coordinator = _ask(connection, _FIND_COORDINATOR, 0, struct.pack(">h", len(group)) + group)
     except OSError:
         return False
-    (brokers,) = struct.unpack_from(">i", metadata)
-    (error,) = struct.unpack_from(">h", coordinator)
+    brokers: int = struct.unpack_from(">i", metadata)[0]
+    error: int = struct.unpack_from(">h", coordinator)[0]
     return brokers > 0 and error == 0
 
 
