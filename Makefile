@@ -3,6 +3,9 @@ BIN := .venv/bin
 RUN := .venv/.run
 DEV := .venv/.dev
 
+# Every test that starts a process of ours would compile all of it again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test check format soak bench lock clean
 
 # Settle sample orders that lie in files; shows a summary and where the dead letters are.
@@ -27,6 +30,11 @@ check: $(DEV)
 format: $(DEV)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# The long versions: full outages, 100,000 records, more seeds.
+soak: $(DEV)
+	.ci/components
+	STREAM_RUNNER_E2E_SCALE=full STREAM_RUNNER_SIMULATION_SEEDS=2000 $(BIN)/python -m pytest -q --timeout=1800 tests/engine tests/e2e
 
 # Ratios against the bare client loop, in one run.
 bench: $(DEV)

@@ -9,10 +9,11 @@ from pathlib import Path
 from runner.clients.kafka import KafkaConnection, SaslSettings
 from runner.clients.tls import TlsSettings
 from runner.config.connections import SaslConfig, TlsConfig
+from runner.config.destinations import KafkaDestinationConfig
 from runner.config.functions import FunctionConfig
 from runner.config.mappings import MappingConfig, OnDataLoss, Tombstones
 from runner.config.models import Config
-from runner.config.sources import KafkaDestinationConfig, KafkaSourceConfig
+from runner.config.sources import KafkaSourceConfig
 from runner.core.batcher import BatchPolicy
 from runner.core.delivery import DeliveryPolicy
 from runner.core.filters import compile_filters

@@ -6,7 +6,6 @@ import gc
 import json
 import os
 import sys
-import threading
 from pathlib import Path
 
 import anyio
@@ -16,6 +15,7 @@ from runner import config as configuration
 from runner.admin.server import AdminUnavailable
 from runner.config import Config, ConfigInvalid
 from runner.config.units import parse_duration
+from runner.functions.threads import left_behind
 from runner.model import Settlement
 from runner.progress import Progress
 from runner.service import Service, Summary
@@ -176,9 +176,9 @@ def _print_summary(summary: Summary) -> None:
 
 
 def _exit(code: int) -> None:
-    """A handler thread that never returned must not keep the process."""
+    """A handler that never returned must not keep the process."""
     sys.stdout.flush()
     sys.stderr.flush()
-    if threading.active_count() > 1:
+    if left_behind():
         os._exit(code)
     sys.exit(code)

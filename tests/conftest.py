@@ -9,6 +9,7 @@ from itertools import count
 
 import hypothesis
 import pytest
+
 from kafka_harness import install
 from kafka_harness.broker import Broker
 from kafka_harness.component import ComponentMissing

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.consumer.fetcher import FetchResult, PartitionRecords
+from aiokafka.record.control_record import ABORT_MARKER, ControlRecord
 
 
 class ParsedRecord(Protocol):
@@ -25,6 +26,10 @@ class ParsedRecord(Protocol):
 class _Parsed(PartitionRecords):  # type: ignore[misc]  # aiokafka has no types
     def _consumer_record(self, tp: TopicPartition, record: ParsedRecord) -> ParsedRecord:
         return record
+
+    def _contains_abort_marker(self, batch: Any) -> bool:
+        # Compaction may take the marker out of its batch, and leave the batch.
+        return (control := next(batch, None)) is not None and ControlRecord.parse(control.key) == ABORT_MARKER
 
 
 class _Buffer(OrderedDict[TopicPartition, Any]):
@@ -43,3 +48,14 @@ def hand_over_parsed_records(consumer: AIOKafkaConsumer) -> None:
     """
     assert not consumer._fetcher._records, "nothing is fetched yet"
     consumer._fetcher._records = _Buffer()
+
+
+def is_buffered(consumer: AIOKafkaConsumer, tp: TopicPartition) -> bool:
+    """Whether records or an error of ``tp`` wait in ``consumer``: its position may have run ahead of them."""
+    return tp in consumer._fetcher._records
+
+
+def fetching_failed(consumer: AIOKafkaConsumer) -> BaseException | None:
+    """What ended the task that fetches, which ``getmany`` would never tell."""
+    task = consumer._fetcher.error_future
+    return task.exception() if task.done() and not task.cancelled() else None

@@ -77,7 +77,11 @@ class Servers(Kind[tuple[str, ...]]):
                 reading.invalid.add(path)
             servers += text or ()
         if path not in reading.invalid and not 1 <= len(servers) <= _MOST_SERVERS:
-            raise refuse(Code.OUT_OF_RANGE, f"must be 1 to {_MOST_SERVERS} servers, found {len(servers)}")
+            raise refuse(
+                Code.OUT_OF_RANGE,
+                f"must be 1 to {_MOST_SERVERS} servers, found {len(servers)}",
+                "a few are enough: the others are learnt from them",
+            )
         return tuple(servers)
 
     def schema(self, definitions: Definitions) -> Schema:
@@ -123,7 +127,7 @@ class Url(ScalarKind[str]):
         if parts.scheme not in ("http", "https") or not host:
             raise refuse(Code.MALFORMED, f"must be {self.expects}", "write http://host:port/path")
         if port == 0:
-            raise refuse(Code.MALFORMED, "must not have port 0")
+            raise refuse(Code.MALFORMED, "must not have port 0", "write the port of the function")
         if "@" in parts.netloc:
             raise refuse(Code.MALFORMED, "must not hold a user or a password", "use bearer_token or headers")
         if "#" in scalar.value:
@@ -157,7 +161,9 @@ class DirectoryPath(AnyPath):
     def read(self, node: Node, path: Path, reading: Reading) -> pathlib.Path:
         directory = super().read(node, path, reading)
         if os.path.exists(directory) and not os.path.isdir(directory):  # noqa: PTH110, PTH112 - these raise nothing
-            raise refuse(Code.PATH_UNUSABLE, f"must be a directory: {quoted(str(directory))} is a file")
+            raise refuse(
+                Code.PATH_UNUSABLE, f"must be a directory: {quoted(str(directory))} is a file", "name the directory"
+            )
         return directory
 
 

@@ -1,4 +1,4 @@
-"""What is said to people about a configuration file, and how it looks."""
+"""What is said to people about a configuration file."""
 
 from __future__ import annotations
 

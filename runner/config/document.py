@@ -29,6 +29,7 @@ _SYNTAX_HINTS: Final = (
     ("unexpected end of stream", "a quote that is opened here is never closed"),
     ("expected ',' or", "a bracket that is opened is never closed, or a comma is missing"),
 )
+_SYNTAX_HINT: Final = "look for a quote, a bracket or a comma that is missing, here or before"
 
 
 @dataclass(slots=True, eq=False)
@@ -127,7 +128,7 @@ def _report_syntax(error: yaml.YAMLError, findings: Findings) -> None:
         Code.YAML_SYNTAX,
         f"not valid YAML: {problem}" + (f" {context}" if context else ""),
         span=Span(place, Place(place.line, place.column + 1)),
-        hint=next((hint for part, hint in _SYNTAX_HINTS if part in problem), ""),
+        hint=next((hint for part, hint in _SYNTAX_HINTS if part in problem), _SYNTAX_HINT),
     )
 
 
@@ -228,7 +229,9 @@ class _Composer:
     def _key(self, parent: MappingNode, node: Node) -> ScalarNode | None:
         """The key to file a value under; None when it cannot be filed, which has been reported then."""
         if not isinstance(node, ScalarNode):
-            self._findings.add(Code.KEY_NOT_TEXT, "a key must be a text, not a collection", span=node.span)
+            self._findings.add(
+                Code.KEY_NOT_TEXT, "a key must be a text, not a collection", span=node.span, hint="write a name"
+            )
             return None
         if node.plain and node.text == "<<":
             self._findings.add(
@@ -251,7 +254,9 @@ class _Composer:
 
     def _check_depth(self, depth: int, span: Span) -> None:
         if depth > MAXIMUM_DEPTH:
-            self._fail(Code.NESTED_TOO_DEEP, span, f"nested more than {MAXIMUM_DEPTH} levels deep")
+            self._fail(
+                Code.NESTED_TOO_DEEP, span, f"nested more than {MAXIMUM_DEPTH} levels deep", "no key is that deep"
+            )
 
     def _refuses_tag(self, tag: str | None, span: Span) -> bool:
         if tag is None:

@@ -45,15 +45,25 @@ class Findings:
     def __init__(self, name: str, text: str = "") -> None:
         self._name = name
         self._lines = _LINE_BREAK.split(text)
-        # The same thing about the same place is kept once: aliases lead to one place over several ways.
-        self._found: dict[_Finding, None] = {}
+        self._found: dict[tuple[Span | None, Code, str], _Finding] = {}
         self._secrets: set[Span] = set()
 
     def add(
-        self, code: Code, message: str, *, span: Span | None = None, hint: str = "", with_excerpt: bool = True
+        self,
+        code: Code,
+        message: str,
+        *,
+        span: Span | None = None,
+        hint: str = "",
+        identity: str = "",
+        with_excerpt: bool = True,
     ) -> None:
-        """Without a span, the file as a whole is meant."""
-        self._found[_Finding(span, code, message, hint, with_excerpt)] = None
+        """Without a span, the file as a whole is meant.
+
+        Of one place, what has the same ``identity`` (without one, the same message) is kept once: aliases lead to a
+        place over several paths, which messages name.
+        """
+        self._found.setdefault((span, code, identity or message), _Finding(span, code, message, hint, with_excerpt))
 
     def mask(self, span: Span) -> None:
         """What stands here is a secret: no excerpt shows it."""
@@ -72,7 +82,7 @@ class Findings:
                 last = end.column - 1 if line == end.line else len(self._lines[line - 1])
                 ranges.setdefault(line, []).append((first, last))
         masks = {line: Masks(each) for line, each in ranges.items()}
-        found = [self._diagnostic(finding, masks) for finding in self._found]
+        found = [self._diagnostic(finding, masks) for finding in self._found.values()]
         found.sort(key=lambda diagnostic: (diagnostic.line, diagnostic.column, diagnostic.code))
         return [each for each in found if not each.code.is_warning], [each for each in found if each.code.is_warning]
 

@@ -1,4 +1,4 @@
-"""The sections that say what is invoked, and how."""
+"""The sections that say how functions are invoked."""
 
 from __future__ import annotations
 

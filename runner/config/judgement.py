@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from runner.config.codes import Code
+from runner.config.destinations import OnFailureConfig
 from runner.config.functions import FunctionConfig
 from runner.config.mappings import MappingConfig
 from runner.config.models import Config
 from runner.config.reading import Reading
-from runner.config.sources import FileSourceConfig, KafkaSourceConfig, OnFailureConfig
+from runner.config.sources import FileSourceConfig, KafkaSourceConfig
 from runner.config.wording import Path
 
 

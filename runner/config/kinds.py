@@ -38,7 +38,11 @@ class Kind(ABC, Generic[T]):
     def refusal(self, node: Node, hint: str = "", code: Code = Code.WRONG_TYPE) -> Refused:
         """Wrong type, or another reason why ``node`` is not what is expected."""
         usual = "write a value within these bounds" if code is Code.OUT_OF_RANGE else f"write {self.expects}"
-        return refuse(code, f"must be {self.expects}, found {found(node)}", hint or usual)
+        return refuse(code, f"must be {self.expects}, found {self.found(node)}", hint or usual)
+
+    def found(self, node: Node) -> str:
+        """``node`` in words. What stands where a collection belongs may be a misplaced secret: it is not shown."""
+        return found(node).partition(" '")[0]
 
 
 class ScalarKind(Kind[T]):
@@ -46,6 +50,9 @@ class ScalarKind(Kind[T]):
 
     def read(self, node: Node, path: Path, reading: Reading) -> T:
         return self.convert(node, reading.scalar(node, self.expects))
+
+    def found(self, node: Node) -> str:
+        return found(node)
 
     @abstractmethod
     def convert(self, node: Node, scalar: Scalar) -> T:
@@ -81,5 +88,6 @@ def read_or_report(kind: Kind[T], node: Node, path: Path, reading: Reading) -> T
         located = reading.nearest_place(path)
         for refusal in refused.refusals:
             span = refusal.span or (located.telling if located else node.span)
-            reading.findings.add(refusal.code, f"{show(path)} {refusal.message}", span=span, hint=refusal.hint)
+            message = f"{show(path)} {refusal.message}"
+            reading.findings.add(refusal.code, message, span=span, hint=refusal.hint, identity=refusal.message)
         return None

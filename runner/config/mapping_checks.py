@@ -6,7 +6,7 @@ from typing import Final
 
 from runner.config.codes import Code
 from runner.config.functions import HttpPayload
-from runner.config.judgement import Judged, JudgedMapping
+from runner.config.judgement import JudgedMapping
 from runner.config.mappings import StartingPosition
 from runner.config.units import format_duration, format_size
 from runner.config.wording import quoted
@@ -128,17 +128,15 @@ def _check_concurrency(mapping: JudgedMapping) -> None:
 def _check_buffer(mapping: JudgedMapping) -> None:
     size = mapping.mapping.buffer.bytes
     limit = mapping.config.limits.buffer_bytes
-    process = Judged(mapping.config, mapping.reading, ())
-    if not mapping.known("buffer.bytes") or not process.known("limits.buffer_bytes") or size <= limit:
+    if not mapping.written("buffer.bytes") or not mapping.known("buffer.bytes") or size <= limit:
         return
-    written = mapping.written("buffer.bytes")
-    (mapping if written else process).report(
-        Code.BUFFER_OVER_LIMIT,
-        "buffer.bytes" if written else "limits.buffer_bytes",
-        f"buffer.bytes {format_size(size)} of mapping {quoted(mapping.name)} is more than the {format_size(limit)} of "
-        "limits.buffer_bytes",
-        "lower buffer.bytes, or raise limits.buffer_bytes",
-    )
+    if mapping.reading.known(("limits", "buffer_bytes")):
+        mapping.report(
+            Code.BUFFER_OVER_LIMIT,
+            "buffer.bytes",
+            f"buffer.bytes {format_size(size)} is more than the {format_size(limit)} of limits.buffer_bytes",
+            "lower buffer.bytes, or raise limits.buffer_bytes",
+        )
 
 
 def _check_backoff(mapping: JudgedMapping) -> None:

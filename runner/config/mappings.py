@@ -5,10 +5,11 @@ from __future__ import annotations
 import enum
 from typing import Final
 
+from runner.config.destinations import OnFailureConfig
 from runner.config.patterns import FilterPattern, Pattern
 from runner.config.scalars import Choice, Duration, DurationOrNever, Flag, Instant, Size, Text, WholeNumber
 from runner.config.sections import Items, Section, derived_key, key, section
-from runner.config.sources import OnFailureConfig, SourceConfig
+from runner.config.sources import SourceConfig
 from runner.core.lanes import Ordering
 
 _DAY: Final = 24 * 3600

@@ -1,4 +1,4 @@
-"""The whole configuration: its top level, and the names of every section."""
+"""The top level of a configuration."""
 
 from __future__ import annotations
 

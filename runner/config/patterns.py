@@ -102,9 +102,7 @@ def _span_of(node: Node, path: Path) -> Span:
     span = node.span
     for part in path:
         if isinstance(node, MappingNode) and part in node.entries:
-            entry = node.entries[part]
-            node = entry.value
-            span = entry.key.span if isinstance(node, MappingNode) else node.span
+            span, node = node.entries[part].key.span, node.entries[part].value
         elif isinstance(node, SequenceNode) and isinstance(part, int) and part < len(node.items):
             node = node.items[part]
             span = node.span

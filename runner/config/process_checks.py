@@ -7,6 +7,7 @@ from runner.config.judgement import Judged, JudgedMapping, mappings
 from runner.config.models import Config
 from runner.config.reading import Reading
 from runner.config.source_checks import checkpoint_file
+from runner.config.units import format_size
 from runner.config.wording import quoted
 
 
@@ -16,6 +17,7 @@ def check(config: Config, reading: Reading) -> None:
     judged = list(mappings(config, reading))
     _check_number_of_mappings(process)
     _check_unused_functions(process)
+    _check_default_buffers(process, judged)
     _check_groups(judged)
     _check_checkpoint_files(judged)
 
@@ -49,6 +51,21 @@ def _check_unused_functions(process: Judged) -> None:
             function.report(
                 Code.FUNCTION_UNUSED, "", f"no mapping uses function {quoted(name)}", "remove it", points_at_key=True
             )
+
+
+def _check_default_buffers(process: Judged, judged: list[JudgedMapping]) -> None:
+    limit = process.config.limits.buffer_bytes
+    unwritten = [mapping for mapping in judged if mapping.known("buffer") and not mapping.written("buffer.bytes")]
+    over = [mapping for mapping in unwritten if mapping.mapping.buffer.bytes > limit]
+    if over and process.known("limits.buffer_bytes"):
+        size = format_size(over[0].mapping.buffer.bytes)
+        process.report(
+            Code.BUFFER_OVER_LIMIT,
+            "limits.buffer_bytes",
+            f"limits.buffer_bytes {format_size(limit)} is less than the {size} that buffer.bytes of mapping "
+            f"{quoted(over[0].name)} is by default",
+            "write a lower buffer.bytes in every such mapping, or raise limits.buffer_bytes",
+        )
 
 
 def _check_groups(judged: list[JudgedMapping]) -> None:

@@ -92,7 +92,7 @@ class Reading:
     def scalar(self, node: Node, expects: str) -> Scalar:
         """The value of a scalar, its expressions replaced. Raises Refused."""
         if not isinstance(node, ScalarNode):
-            raise refuse(Code.WRONG_TYPE, f"must be {expects}, found {found(node)}")
+            raise refuse(Code.WRONG_TYPE, f"must be {expects}, found {found(node)}", f"write {expects}")
         if "$" not in node.text:
             return Scalar(resolve(node.text) if node.plain else node.text, expanded=False)
         expansion = expand(node.text, self.environ, self.suggest)

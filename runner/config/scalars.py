@@ -47,7 +47,7 @@ class Text(ScalarKind[str]):
             quotes = "put it in quotes" if scalar.value is not None else self._hint
             raise self.refusal(node, quotes)
         if len(scalar.value) > self._longest:
-            raise refuse(Code.OUT_OF_RANGE, f"must not be longer than {self._longest} characters")
+            raise refuse(Code.OUT_OF_RANGE, f"must not be longer than {self._longest} characters", "shorten it")
         if not self._pattern.fullmatch(scalar.value):
             raise self.refusal(node, self._hint, Code.MALFORMED)
         return scalar.value

@@ -111,6 +111,7 @@ class Section(Kind[T], Generic[T]):
         reading.findings.add(
             Code.MISSING_KEY,
             f"{show(path)} lacks the key {quoted(name)}",
+            identity=name,
             span=located.key if located else None,
             hint=f"add {quoted(name)}: {key.description[0].lower()}{key.description[1:].rstrip('.')}",
         )
@@ -124,6 +125,7 @@ class Section(Kind[T], Generic[T]):
         reading.findings.add(
             Code.UNKNOWN_KEY,
             f"unknown key {quoted(name)} in {show(path)}",
+            identity=name,
             span=entry.key.span,
             hint=f"did you mean {quoted(near)}?" if near else f"the keys here are {', '.join(self._keys)}",
         )
@@ -203,7 +205,7 @@ class Items(Kind[tuple[H, ...]], Generic[H]):
         if not isinstance(node, SequenceNode):
             raise self.refusal(node, "put it in brackets: [...]" if isinstance(node, ScalarNode) else "")
         if not self._minimum <= len(node.items) <= self._maximum:
-            raise refuse(Code.OUT_OF_RANGE, f"must be {self.expects}, found {len(node.items)}")
+            raise refuse(Code.OUT_OF_RANGE, f"must be {self.expects}, found {len(node.items)}", "add or remove items")
         values: list[H] = []
         complete = True
         for index, item in enumerate(node.items):
@@ -250,7 +252,7 @@ class Named(Kind[Mapping[str, T]], Generic[T]):
             reading.places[inner] = Located(entry.key.span, entry.value.span)
             if not self._name.fullmatch(name):
                 message = f"{quoted(name)} in {show(path)} is not {self._name_expects}"
-                reading.findings.add(Code.MALFORMED, message, span=entry.key.span)
+                reading.findings.add(Code.MALFORMED, message, span=entry.key.span, hint="give it another name")
             value = read_or_report(self._item, entry.value, inner, reading)
             if value is not None and inner not in reading.invalid:
                 values[name] = value

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Final
 
 from runner.config.codes import Code
+from runner.config.destinations import FileDestinationConfig, KafkaDestinationConfig
 from runner.config.judgement import JudgedMapping
-from runner.config.sources import FileDestinationConfig, FileSourceConfig, KafkaDestinationConfig
+from runner.config.sources import FileSourceConfig
 from runner.config.units import format_duration
 from runner.config.wording import quoted
 

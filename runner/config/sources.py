@@ -1,4 +1,4 @@
-"""The sections that say where records come from, and where dead letters go."""
+"""The sections that say where records come from."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from runner.config.scalars import Duration, Size, Text
 from runner.config.sections import Items, Section, derived_key, key, section
 
 GROUP_PATTERN: Final = r"[a-zA-Z0-9\-/*:_+=.@]+"
-_TOPIC: Final = Text(
+TOPIC: Final = Text(
     "a topic name",
     r"[a-zA-Z0-9_-][a-zA-Z0-9._-]*",
     longest=249,
@@ -27,7 +27,7 @@ class KafkaSourceConfig:
     bootstrap_servers: tuple[str, ...] = key(
         Servers(), "The first servers to ask: a list of host:port, or one text with commas."
     )
-    topics: tuple[str, ...] = key(Items(_TOPIC, 1, 1000), "What to read. Topics are never created.")
+    topics: tuple[str, ...] = key(Items(TOPIC, 1, 1000), "What to read. Topics are never created.")
     consumer_group_id: str = derived_key(
         Text("a consumer group", GROUP_PATTERN, longest=200),
         "Under which name checkpoints are kept; a group belongs to one mapping.",
@@ -70,31 +70,3 @@ class SourceConfig:
 
     kafka: KafkaSourceConfig | None = key(Section(KafkaSourceConfig), "Kafka topics.", default=None)
     file: FileSourceConfig | None = key(Section(FileSourceConfig), "Local files.", default=None)
-
-
-@section()
-class KafkaDestinationConfig:
-    """A Kafka topic for dead letters."""
-
-    topic: str = key(_TOPIC, "Where dead letters are stored. It has to exist.")
-    bootstrap_servers: tuple[str, ...] | None = key(
-        Servers(), "A cluster of its own; without it, the source's cluster and its tls and sasl.", default=None
-    )
-    tls: TlsConfig | None = key(Section(TlsConfig), "TLS for a cluster of its own.", default=None)
-    sasl: SaslConfig | None = key(Section(SaslConfig), "SASL for a cluster of its own.", default=None)
-    timeout: float = key(Duration(0.1, 3600), "After this long a write is reported as overdue.", default=30.0)
-
-
-@section()
-class FileDestinationConfig:
-    """A file for dead letters, one JSON line each."""
-
-    path: Path = key(AnyPath(), "The .jsonl file, relative to the working directory or absolute.")
-
-
-@section(exactly_one=("kafka", "file"))
-class OnFailureConfig:
-    """Where dead letters are stored."""
-
-    kafka: KafkaDestinationConfig | None = key(Section(KafkaDestinationConfig), "A Kafka topic.", default=None)
-    file: FileDestinationConfig | None = key(Section(FileDestinationConfig), "A local file.", default=None)

@@ -43,8 +43,8 @@ class ByteBudget:
 
 
 class Flow:
-    """Pauses at the high marks and resumes at half of them: a client throws its fetched-ahead records away when it
-    pauses, so a partition must not flutter.
+    """Pauses at the high marks and resumes at half of the one that it was paused for: a client throws its fetched-ahead
+    records away when it pauses, so a partition must not flutter.
 
     Where the process's budget is full, a partition without unsettled records is not paused: each can always go on by
     one fetch, and none starves behind the others.
@@ -58,32 +58,37 @@ class Flow:
         self.reason: PauseReason | None = None  # why it is paused; None: it is not
 
     def update(self, *, records: int, size: int, ahead: int) -> bool:
-        """Unsettled ``records`` of ``size`` bytes, ``ahead`` settled beyond the checkpoint. True: paused or resumed."""
-        if self.reason is None:
-            self.reason = self._over(records, size, ahead)
-            return self.reason is not None
-        if self._is_low(records, size, ahead):
-            self.reason = None
-            return True
-        return False
+        """Unsettled ``records`` of ``size`` bytes, ``ahead`` settled beyond the checkpoint.
+
+        True: paused, paused for another reason, or resumed.
+        """
+        # The other marks need only not be reached: a blocked lane keeps ``ahead`` high for as long as it is blocked,
+        # and must not turn a full buffer that has emptied into a pause without end.
+        if self.reason is not None and not self._is_low(self.reason, records, size, ahead):
+            return False
+        before, self.reason = self.reason, self._over(records, size, ahead)
+        return self.reason is not before
 
     def _over(self, records: int, size: int, ahead: int) -> PauseReason | None:
         limits = self._limits
+        if ahead >= limits.ahead:
+            return PauseReason.MAXIMUM_AHEAD
         if records >= limits.records:
             return PauseReason.BUFFER_RECORDS
         if size >= limits.bytes:
             return PauseReason.BUFFER_BYTES
-        if ahead >= limits.ahead:
-            return PauseReason.MAXIMUM_AHEAD
         if records and self._budget.is_full:
             return PauseReason.PROCESS_BUFFER
         return None
 
-    def _is_low(self, records: int, size: int, ahead: int) -> bool:
+    def _is_low(self, reason: PauseReason, records: int, size: int, ahead: int) -> bool:
         limits = self._limits
-        return (
-            records <= limits.records // 2
-            and size <= limits.bytes // 2
-            and ahead <= limits.ahead // 2
-            and (records == 0 or self._budget.has_room)
-        )
+        match reason:
+            case PauseReason.MAXIMUM_AHEAD:
+                return ahead <= limits.ahead // 2
+            case PauseReason.BUFFER_RECORDS:
+                return records <= limits.records // 2
+            case PauseReason.BUFFER_BYTES:
+                return size <= limits.bytes // 2
+            case PauseReason.PROCESS_BUFFER:
+                return records == 0 or self._budget.has_room

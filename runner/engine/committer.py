@@ -43,27 +43,18 @@ class Committer:
             self._observer.stale_results(worker.partition, stale)
         worker.discard()
 
-    async def flush(self, workers: Collection[PartitionWorker]) -> bool:
-        """Store the checkpoints of ``workers`` that moved. False: something could not be stored in time."""
+    async def flush(self, workers: Collection[PartitionWorker], *, timeout: float | None = None) -> None:
+        """Store the checkpoints of ``workers`` that moved, within ``timeout`` seconds (default and most: the commit
+        timeout), the wait for another flush included. What could not be stored is reported."""
         if not any(self._moved(worker) for worker in workers):
-            return True
-        async with self._lock:
-            moved = [worker for worker in workers if self._moved(worker)]
-            positions: dict[Partition, Position] = {}
-            heads: dict[PartitionWorker, int] = {}
-            for worker in moved:
-                checkpoint = worker.tracker.checkpoint
-                assert checkpoint is not None
-                positions[worker.partition] = checkpoint
-                heads[worker] = worker.tracker.head
-            if not positions:
-                return True
-            if not await self._store(positions, moved):
-                return False
-            for worker in moved:
-                self._stored[worker] = positions[worker.partition]
-                worker.stored_sequence = heads[worker]
-            return True
+            return
+        seconds = self._timeout if timeout is None else min(timeout, self._timeout)
+        try:
+            with anyio.fail_after(seconds):
+                async with self._lock:
+                    await self._store([worker for worker in workers if self._moved(worker)])
+        except TimeoutError:
+            self._observer.checkpoint_failed(f"no answer within {seconds:g} s", fenced=False)
 
     def _moved(self, worker: PartitionWorker) -> bool:
         if worker.is_discarded:
@@ -71,21 +62,29 @@ class Committer:
         checkpoint = worker.tracker.checkpoint
         return checkpoint is not None and self._stored.get(worker) != checkpoint
 
-    async def _store(self, positions: dict[Partition, Position], workers: Collection[PartitionWorker]) -> bool:
+    async def _store(self, workers: Collection[PartitionWorker]) -> None:
+        positions: dict[Partition, Position] = {}
+        heads: dict[PartitionWorker, int] = {}
+        for worker in workers:
+            checkpoint = worker.tracker.checkpoint
+            assert checkpoint is not None
+            positions[worker.partition] = checkpoint
+            heads[worker] = worker.tracker.head
+        if not positions:
+            return
         started = self._clock.now()
         try:
-            with anyio.fail_after(self._timeout):
-                await self._source.checkpoint(positions)
-        except TimeoutError:
-            self._observer.checkpoint_failed(f"no answer within {self._timeout:g} s", fenced=False)
-            return False
+            await self._source.checkpoint(positions)
         except CheckpointFailed as error:
             self._observer.checkpoint_failed(str(error), fenced=False)
-            return False
+            return
         except CheckpointFenced as error:
             self._observer.checkpoint_failed(str(error), fenced=True)
             for worker in workers:
                 self.fence(worker)
-            return False
+            return
         self._observer.checkpoint_stored(len(positions), self._clock.now() - started)
-        return True
+        for worker in workers:
+            if not worker.is_discarded:
+                self._stored[worker] = positions[worker.partition]
+                worker.stored_sequence = heads[worker]

@@ -81,6 +81,14 @@ class Dispatcher:
         finally:
             self._is_pumping = False
 
+    def _on_free(self) -> None:
+        """A permit may be had: called from the task of whichever mapping gave it back, which no defect here may end."""
+        try:
+            self.pump()
+        except Exception as error:
+            assert self._group is not None
+            self._group.start_soon(_raise, error)
+
     def _hand_over(self, job: tuple[Lane, Invoke], group: anyio.abc.TaskGroup) -> None:
         while self._parked:
             parked = self._parked.pop()
@@ -109,7 +117,7 @@ class Dispatcher:
             return False
         taken: list[Permits] = []
         for permits in self._permits:
-            if not permits.try_take(self, self.pump):
+            if not permits.try_take(self, self._on_free):
                 for other in taken:
                     other.give_back(self)
                 return False
@@ -138,6 +146,9 @@ class Dispatcher:
 
     async def _invoke(self, lane: Lane, step: Invoke) -> None:
         worker = lane.worker
+        if worker.is_discarded:  # since the job was handed over: its records are another owner's now
+            self._invocation_over(worker)
+            return
         invocation = Invocation(
             mapping=self._policy.name,
             function=self._policy.function,
@@ -155,10 +166,13 @@ class Dispatcher:
                 outcome = await self._function.invoke(invocation)
         finally:
             lane.cancel = None
-            worker.running -= 1
-            self._give_back_permits()
-            self._ended.set()
+            self._invocation_over(worker)
         self._take_outcome(lane, invocation, outcome, started)
+
+    def _invocation_over(self, worker: PartitionWorker) -> None:
+        worker.running -= 1
+        self._give_back_permits()
+        self._ended.set()
 
     def _take_outcome(self, lane: Lane, invocation: Invocation, outcome: Outcome | None, started: float) -> None:
         worker = lane.worker
@@ -183,3 +197,7 @@ class Dispatcher:
                 if self._ended.is_set():
                     self._ended = anyio.Event()
                 await self._ended.wait()
+
+
+async def _raise(error: Exception) -> None:
+    raise error

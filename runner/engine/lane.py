@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from runner.core.batcher import Batcher
@@ -29,7 +29,7 @@ class LaneState(enum.Enum):
 class Lane:
     """Data only: an idle lane costs nothing. Its partition's worker changes it."""
 
-    __slots__ = ("batcher", "cancel", "delivery", "index", "retry_at", "state", "timer", "worker")
+    __slots__ = ("batcher", "cancel", "delivery", "index", "retry_at", "state", "storing", "timer", "worker")
 
     def __init__(self, worker: PartitionWorker, index: int, batcher: Batcher) -> None:
         self.worker = worker
@@ -39,16 +39,16 @@ class Lane:
         self.state = LaneState.IDLE
         self.timer: Timer | None = None
         self.retry_at = 0.0
+        self.storing: Sequence[Record] = ()  # given up, in fetch order; not yet at the destination
         self.cancel: Callable[[], None] | None = None  # ends the running invocation; set by the mapping's task
 
     @property
     def first_unsettled(self) -> Record | None:
         """The lowest record in fetch order that the lane holds."""
-        if self.delivery is not None:
-            first = self.delivery.first_unsettled
-            if first is not None:
-                return first
-        return self.batcher.first
+        first = None if self.delivery is None else self.delivery.first_unsettled
+        if self.storing and (first is None or self.storing[0].sequence < first.sequence):
+            return self.storing[0]
+        return self.batcher.first if first is None else first
 
     def stop_waiting(self) -> None:
         if self.timer is not None:

@@ -10,7 +10,7 @@ import anyio
 from runner.core.retry import RetryPolicy
 from runner.engine.lane import Lane
 from runner.engine.policy import MappingPolicy
-from runner.model import DeadLetter, GiveUp, Problem, Reason
+from runner.model import DeadLetter, GiveUp, Problem, Reason, Record
 from runner.ports import Clock, Destination, DestinationError, Observer, Source
 
 _RETRY = RetryPolicy(initial_backoff=0.5, maximum_backoff=10.0)
@@ -21,14 +21,14 @@ class _Pending:
     """What a lane gave up and waits for; ``letters`` are those not stored yet."""
 
     lane: Lane
-    step: GiveUp
     letters: list[DeadLetter]
     tries: int = 0
     not_before: float = 0.0
 
 
 class Letters:
-    """Stores what lanes give up, all that is due in one call; a lane goes on when all its letters are stored.
+    """Stores what lanes give up, all that is due in one call; a letter that is stored is settled at once, and its lane
+    goes on when all its letters are.
 
     What could not be stored is tried again with backoff, for ever: a checkpoint never passes it. Holds no permit.
     """
@@ -59,7 +59,7 @@ class Letters:
             for letter in letters:
                 self._observer.given_up(letter, stored=False)
             return True
-        self._pending.append(_Pending(lane, step, letters))
+        self._pending.append(_Pending(lane, letters))
         self._arrived.set()
         return False
 
@@ -88,10 +88,12 @@ class Letters:
         now = self._clock.now()
         failure: DestinationError | None = None
         for item in due:
+            stored: list[Record] = []
             failed: list[DeadLetter] = []
             for letter in item.letters:
                 error = next(results)
                 if error is None:
+                    stored.append(letter.record)
                     self._observer.given_up(letter, stored=True)
                 else:
                     failed.append(letter)
@@ -102,7 +104,8 @@ class Letters:
                 item.not_before = now + _RETRY.backoff(item.tries, self._jitter())
             else:
                 self._pending.remove(item)
-                item.lane.worker.on_stored(item.lane, item.step, now)
+            if stored:
+                item.lane.worker.on_stored(item.lane, stored, now)
         self._report(failure)
 
     def _report(self, failure: DestinationError | None) -> None:

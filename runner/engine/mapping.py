@@ -55,6 +55,7 @@ class Mapping:
         self.workers: dict[Partition, PartitionWorker] = {}
         self.partition_problems: dict[Partition, Problem] = {}
         self.polled_at: float | None = None  # when the poller last turned
+        self.has_joined = False  # whether an assignment, even an empty one, was ever received
         self._destination = destination
         self._observer = observer
         self._clock = clock
@@ -133,6 +134,7 @@ class Mapping:
         return is_open
 
     async def _run(self) -> None:
+        self._turned_at = self._clock.now()  # opening took its time, and nothing was in flight
         async with anyio.create_task_group() as group:
             self.dispatcher.start(group)
             group.start_soon(self._timers.run)
@@ -143,16 +145,14 @@ class Mapping:
             group.start_soon(self._fetch_until_stopped, fetching)
             await self._stop.wait()
             fetching.cancel()
-            if self._failure is None:
-                await self.revoked(list(self.workers))
-            else:
-                # The source cannot go on, but what is settled may still be stored.
-                await self._committer.flush(self._live_workers())
+            await self.revoked(list(self.workers))
             group.cancel_scope.cancel()
         if self._failure is not None:
             raise SourceError(self._failure)
 
     def _live_workers(self) -> Collection[PartitionWorker]:
+        # Asked before each checkpoint: a process that stood still may wake up right here.
+        self._lost_lease(self._clock.now())
         return self.workers.values()
 
     def _fail(self, problem: Problem) -> None:
@@ -201,6 +201,8 @@ class Mapping:
             await anyio.sleep(_HEARTBEAT)
             if not self._lost_lease(self._clock.now()):
                 self._turned_at = self._clock.now()
+            if self._draining and self.polled_at is not None:
+                self.polled_at = self._clock.now()  # a fetch that lets partitions go takes its time, and is bounded
             self._tell_state()
 
     def _tell_state(self) -> None:
@@ -231,40 +233,51 @@ class Mapping:
         for partition in partitions:
             assert partition not in self.workers, "a partition is revoked before it is assigned again"
             self.workers[partition] = PartitionWorker(partition, self.policy, self, self._observer, self._budget)
+        self.has_joined = True
         self._observer.partitions_assigned(partitions)
 
     async def revoked(self, partitions: Collection[Partition]) -> None:
-        """Drain, checkpoint, cancel and await what is left, discard. Concurrent calls may name the same partitions."""
-        waiting = [self._draining[partition] for partition in partitions if partition in self._draining]
-        workers = [
-            self.workers[partition]
-            for partition in partitions
-            if partition in self.workers and partition not in self._draining
-        ]
+        """Drain, checkpoint, cancel and await what is left, discard. Concurrent calls may name the same partitions; one
+        that is cancelled leaves the rest to the others."""
+        while True:
+            elsewhere = [self._draining[partition] for partition in partitions if partition in self._draining]
+            workers = [
+                self.workers[partition]
+                for partition in partitions
+                if partition in self.workers and partition not in self._draining
+            ]
+            if workers:
+                await self._drain(workers)
+            if not elsewhere:
+                return
+            for event in elsewhere:
+                await event.wait()
+
+    async def _drain(self, workers: Collection[PartitionWorker]) -> None:
         done = anyio.Event()
         for worker in workers:
             self._draining[worker.partition] = done
         try:
-            if workers:
-                await self._let_go(workers)
-        finally:
+            await self._let_go(workers)
             for worker in workers:
-                self._draining.pop(worker.partition, None)
-                self.workers.pop(worker.partition, None)
+                del self.workers[worker.partition]
                 self.partition_problems.pop(worker.partition, None)
                 self._committer.forget(worker)
+        finally:
+            for worker in workers:
+                del self._draining[worker.partition]
             done.set()
-        for event in waiting:
-            await event.wait()
 
     async def _let_go(self, workers: Collection[PartitionWorker]) -> None:
         started = self._clock.now()
+        self._lost_lease(started)
         # What is settled goes first: when that is refused, the partitions are lost and nothing more may be started.
-        await self._committer.flush(workers)
+        await self._committer.flush(workers, timeout=self.policy.drain_timeout)
         live = [worker for worker in workers if not worker.is_discarded]
         until = started + self.policy.drain_timeout
         for worker in live:
-            worker.drain(until)
+            # Without its source a mapping may have lost its partitions: it lets the function end what it has begun.
+            worker.drain(until, dispatch=self._failure is None)
         self.dispatcher.pump()
         with anyio.move_on_after(max(0.0, until - self._clock.now())):
             for worker in live:

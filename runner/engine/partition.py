@@ -41,7 +41,7 @@ class Host(Protocol):
     def at(self, when: float, callback: Callable[[], None]) -> Timer: ...
 
     def give_up(self, lane: Lane, step: GiveUp) -> bool:
-        """True: dropped by policy, settled at once. False: ``stored`` is called when the destination has it."""
+        """True: dropped by policy, settled at once. False: ``on_stored`` is called when the destination has it."""
         ...
 
     def set_paused(self, worker: PartitionWorker, paused: bool) -> None: ...
@@ -82,6 +82,7 @@ class PartitionWorker:
         self._dispatched = -1  # the highest sequence that was put into a delivery
         self._line: int | None = None  # set by drain
         self._drain_until = float("inf")
+        self._may_dispatch = True
         self._quiet = anyio.Event()
         self._lag = Lag(self.tracker)
 
@@ -159,6 +160,8 @@ class PartitionWorker:
         if step is not None:
             lane.state = LaneState.RUNNING
             self.running += 1
+        else:
+            self.update_flow()  # what was given up without an invocation is settled, and no outcome will follow
         return step
 
     def _take_batch(self, lane: Lane) -> None:
@@ -174,18 +177,19 @@ class PartitionWorker:
                 case Settle(records=records):
                     self._settle(records, Settlement.DELIVERED, now)
                 case GiveUp() as step:
-                    lane.state = LaneState.STORING
                     if not self._host.give_up(lane, step):
+                        lane.state = LaneState.STORING
+                        lane.storing = step.records
                         return None
                     self._settle(step.records, Settlement.DROPPED, now)
                 case WaitUntil() as step:
                     self._wait(lane, step)
                     return None
                 case Invoke() as step:
-                    if self._line is not None and step.records[0].sequence > self._line:
-                        self._abandon(lane)
-                        return None
-                    return step
+                    if self._line is None or (self._may_dispatch and step.records[0].sequence <= self._line):
+                        return step
+                    self._abandon(lane)
+                    return None
                 case None:
                     lane.delivery = None
         lane.state = LaneState.IDLE
@@ -196,7 +200,7 @@ class PartitionWorker:
     def _wait(self, lane: Lane, step: WaitUntil) -> None:
         lane.state = LaneState.WAITING
         lane.retry_at = step.retry_at
-        if self._line is not None and step.retry_at > self._drain_until:
+        if self._line is not None and (step.retry_at > self._drain_until or not self._may_dispatch):
             self._abandon(lane)
             return
         lane.timer = self._host.at(step.time, lambda: self._wait_over(lane))
@@ -205,6 +209,7 @@ class PartitionWorker:
         lane.timer = None
         if lane.state is LaneState.WAITING and not self.is_discarded:
             self._resume(lane, self._host.now())
+            self.update_flow()
 
     def _resume(self, lane: Lane, now: float) -> None:
         """Go on after a wait, a store or an outcome; queue for a permit when the function comes next."""
@@ -224,12 +229,16 @@ class PartitionWorker:
             )
         self.update_flow()
 
-    def on_stored(self, lane: Lane, step: GiveUp, now: float) -> None:
-        """The destination has what the lane gave up."""
-        if self.is_discarded or lane.state is not LaneState.STORING:
+    def on_stored(self, lane: Lane, records: Sequence[Record], now: float) -> None:
+        """The destination has ``records`` of what the lane gave up; with the last of them the lane goes on."""
+        if self.is_discarded:
             return
-        self._settle(step.records, Settlement.DEAD_LETTERED, now)
-        self._resume(lane, now)
+        assert lane.state is LaneState.STORING
+        self._settle(records, Settlement.DEAD_LETTERED, now)
+        stored = {record.sequence for record in records}
+        lane.storing = [record for record in lane.storing if record.sequence not in stored]
+        if not lane.storing:
+            self._resume(lane, now)
         self.update_flow()
 
     def _settle(self, records: Sequence[Record], how: Settlement, now: float) -> None:
@@ -272,15 +281,22 @@ class PartitionWorker:
 
     # --- the end of the assignment
 
-    def drain(self, until: float) -> None:
-        """Draw the line at the highest dispatched record and settle what is up to it until ``until``; drop the rest."""
+    def drain(self, until: float, *, dispatch: bool = True) -> None:
+        """Draw the line at the highest dispatched record and settle what is up to it until ``until``; drop the rest.
+
+        ``dispatch=False``: only what is with the function or the destination may still be settled."""
         if self._line is not None or self.is_discarded:
             return
         self._drain_until = until
+        self._may_dispatch = dispatch
+        if not dispatch:
+            for lane in self.lanes.values():
+                lane.batcher.drop_after(-1)
         self._draw_line(self._dispatched)
         self.flush()
         for lane in self.lanes.values():
-            if lane.state is LaneState.WAITING and lane.retry_at > until:
+            is_late = lane.state is LaneState.WAITING and lane.retry_at > until
+            if is_late or (not dispatch and lane.state in (LaneState.WAITING, LaneState.QUEUED)):
                 self._abandon(lane)
         self._check_quiet()
 
@@ -299,8 +315,15 @@ class PartitionWorker:
         self._line = sequence
         for lane in self.lanes.values():
             lane.batcher.drop_after(sequence)
-            if lane.state is LaneState.QUEUED and lane.delivery is None and not len(lane.batcher):
+            if lane.state not in (LaneState.QUEUED, LaneState.WAITING):
+                continue
+            first = lane.first_unsettled
+            if first is None:
                 lane.state = LaneState.IDLE
+            elif first.sequence > sequence:
+                # Nothing of it may be started any more, so its next attempt is not waited for.
+                lane.stop_waiting()
+                lane.state = LaneState.ABANDONED
 
     def _check_quiet(self) -> None:
         if self._line is None:
@@ -311,7 +334,8 @@ class PartitionWorker:
         self._quiet.set()
 
     async def drained(self) -> None:
-        """After ``drain``: returns when every lane has settled what is up to the line, or gave it up."""
+        """After ``drain``: returns when every lane has settled what is up to the line, or gave it up, and when the
+        worker is discarded meanwhile."""
         await self._quiet.wait()
 
     def discard(self) -> None:
@@ -325,6 +349,7 @@ class PartitionWorker:
                 lane.cancel()
         self._budget.used -= self.unsettled_bytes
         self.unsettled_bytes = 0
+        self._quiet.set()
 
     # --- what others may see
 

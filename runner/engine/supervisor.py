@@ -45,7 +45,17 @@ class Slot:
         self.is_ready = False  # it has joined once, or is in a problem that somebody must look at
         self.is_finished = False
         self.changed = anyio.Event()
-        self.gone = anyio.Event()
+        self.after: list[anyio.Event] = []  # what must have left before the next life joins
+        self.left = anyio.Event()  # set when the life that runs now is over
+
+    @property
+    def is_leaving(self) -> bool:
+        return self.mapping is not None and self.mapping.is_stopping
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Nothing of it will run until it is changed."""
+        return self.is_finished or (self.desired is self.shown and not self.shown.enabled and self.mapping is None)
 
     def want(self, desired: Desired | None) -> None:
         self.desired = desired
@@ -54,8 +64,13 @@ class Slot:
             self.mapping.stop()
 
     @property
+    def _is_retrying(self) -> bool:
+        """Started again after a problem, which counts until it has joined."""
+        return self.mapping is not None and self.problem is not None and not self.mapping.has_joined
+
+    @property
     def state(self) -> MappingState:
-        if self.mapping is not None:
+        if self.mapping is not None and not self._is_retrying:
             return self.mapping.state
         if self.problem is not None:
             return MappingState.PROBLEM
@@ -65,9 +80,9 @@ class Slot:
 
     @property
     def current_problem(self) -> Problem | None:
-        if self.mapping is not None and self.mapping.problem is not None:
-            return self.mapping.problem
-        return self.problem if self.mapping is None else None
+        if self.mapping is None or self._is_retrying:
+            return self.problem
+        return self.mapping.problem
 
 
 class Supervisor:
@@ -92,17 +107,25 @@ class Supervisor:
     def reconcile(self, desired: Dict[str, Desired]) -> None:
         """Make what runs equal to ``desired``, in the background; unchanged mappings see nothing.
 
-        A new mapping joins after those that this call removes have left, since it may have taken over their group."""
+        What is new or changed joins after all that had to go has left, since it may have taken over its group."""
+        if self._is_stopping:
+            return
         self._desired = desired
-        removed = [slot for name, slot in self._slots.items() if name not in desired]
-        for slot in removed:
-            slot.want(None)
-        for name, wanted in desired.items():
-            known = self._slots.get(name)
-            if known is None:
-                self._start(wanted, removed)
-            elif known.desired is None or known.desired.fingerprint != wanted.fingerprint:
-                known.want(wanted)
+        joining: list[Slot] = []
+        for name, slot in list(self._slots.items()):
+            wanted = desired.get(name)
+            if wanted is not None and slot.desired is not None and slot.desired.fingerprint == wanted.fingerprint:
+                continue
+            if slot.is_finished:
+                del self._slots[name]
+                continue
+            slot.want(wanted)
+            joining.append(slot)
+        new = [self._start(wanted) for name, wanted in desired.items() if name not in self._slots]
+        joining += [slot for slot in new if slot is not None]
+        leaving = [slot.left for slot in self._slots.values() if slot.is_leaving]
+        for slot in joining:
+            slot.after += leaving
 
     def stop(self) -> None:
         """Drain every mapping; ``run`` returns when the last one is gone."""
@@ -115,35 +138,39 @@ class Supervisor:
         """Until ``stop``, or until every mapping ended by itself."""
         async with anyio.create_task_group() as group:
             self._group = group
-            for name in self._desired:
-                if name not in self._slots:
-                    self._start(self._desired[name], [])
+            for desired in self._desired.values():
+                self._start(desired)
             self._check_empty()
             await self._empty.wait()
+            self.stop()  # those at rest go as well
 
-    def _start(self, desired: Desired, after: list[Slot]) -> None:
+    def _start(self, desired: Desired) -> Slot | None:
         if self._group is None or self._is_stopping:
-            return
+            return None
         slot = self._slots[desired.name] = Slot(desired)
-        self._group.start_soon(self._tend, slot, after)
+        self._group.start_soon(self._tend, slot)
+        return slot
 
     def _check_empty(self) -> None:
-        if all(slot.is_finished for slot in self._slots.values()) and (self._slots or self._is_stopping):
+        slots = self._slots.values()
+        if all(slot.is_at_rest for slot in slots) and (self._is_stopping or any(slot.is_finished for slot in slots)):
             self._empty.set()
 
-    async def _tend(self, slot: Slot, after: list[Slot]) -> None:
+    async def _tend(self, slot: Slot) -> None:
         """One task a name: run what is wanted, as it is wanted now."""
-        for other in after:
-            await other.gone.wait()
         failures = 0
         while (desired := slot.desired) is not None:
             slot.changed = anyio.Event()
-            slot.shown = desired
+            if desired is not slot.shown:
+                slot.shown, slot.problem = desired, None
             if not desired.enabled:
-                slot.problem = None
                 slot.is_ready = True
                 desired.observer.state_changed(MappingState.DISABLED, None)
+                self._check_empty()
                 await slot.changed.wait()
+                continue
+            if slot.after:
+                await slot.after.pop().wait()
                 continue
             started = self._clock.now()
             slot.problem = await self._run_once(slot, desired)
@@ -158,16 +185,14 @@ class Supervisor:
             with anyio.move_on_after(self._backoff.backoff(failures, 0.5 + self._jitter() / 2)):
                 await slot.changed.wait()
         slot.is_finished = True
-        slot.gone.set()
         if slot.desired is None:
             del self._slots[slot.shown.name]
-            replacement = self._desired.get(slot.shown.name)
-            if replacement is not None and not self._is_stopping:
-                self._start(replacement, [])
         self._check_empty()
 
     async def _run_once(self, slot: Slot, desired: Desired) -> Problem | None:
         """One life of the mapping; what ended it, or None when it was told to stop or had caught up."""
+        mapping: Mapping | None = None
+        slot.left = anyio.Event()
         try:
             mapping = slot.mapping = desired.build()
             await mapping.run()
@@ -184,7 +209,9 @@ class Supervisor:
                 "the mapping is started again; its records since the last checkpoint come again",
             )
         finally:
+            slot.is_ready |= mapping is not None and mapping.has_joined
             slot.mapping = None
+            slot.left.set()
         desired.observer.state_changed(MappingState.DISABLED, None)
         return None
 

@@ -10,17 +10,27 @@ import anyio
 
 from runner.ports import Clock
 
+_FORGET_AT = 64
+
 
 class Timer:
     """One waiting callback; ``cancel`` it when it is not wanted any more."""
 
-    __slots__ = ("_callback",)
+    __slots__ = ("_callback", "_on_cancel")
 
-    def __init__(self, callback: Callable[[], None]) -> None:
+    def __init__(self, callback: Callable[[], None], on_cancel: Callable[[], None]) -> None:
         self._callback: Callable[[], None] | None = callback
+        self._on_cancel = on_cancel
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it was fired or cancelled."""
+        return self._callback is None
 
     def cancel(self) -> None:
-        self._callback = None
+        if self._callback is not None:
+            self._callback = None
+            self._on_cancel()
 
     def fire(self) -> None:
         callback, self._callback = self._callback, None
@@ -36,10 +46,15 @@ class Timers:
         self._heap: list[tuple[float, int, Timer]] = []
         self._number = itertools.count()
         self._sooner = anyio.Event()
+        self._cancelled = 0  # of those in the heap
+
+    def __len__(self) -> int:
+        """How many are kept, those cancelled and not yet forgotten included."""
+        return len(self._heap)
 
     def at(self, when: float, callback: Callable[[], None]) -> Timer:
         """Call ``callback`` at ``when`` (the clock's seconds), or soon when that is past."""
-        timer = Timer(callback)
+        timer = Timer(callback, self._note_cancelled)
         heapq.heappush(self._heap, (when, next(self._number), timer))
         if self._heap[0][2] is timer:
             self._sooner.set()
@@ -58,4 +73,16 @@ class Timers:
     def _fire_due(self) -> None:
         now = self._clock.now()
         while self._heap and self._heap[0][0] <= now:
-            heapq.heappop(self._heap)[2].fire()
+            timer = heapq.heappop(self._heap)[2]
+            if timer.is_over:
+                self._cancelled -= 1
+            else:
+                timer.fire()
+
+    def _note_cancelled(self) -> None:
+        self._cancelled += 1
+        # Batches that fill long before their window closes leave one timer each: they must not pile up until then.
+        if self._cancelled > _FORGET_AT and self._cancelled * 2 > len(self._heap):
+            self._heap = [entry for entry in self._heap if not entry[2].is_over]
+            heapq.heapify(self._heap)
+            self._cancelled = 0

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
-from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
+from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError, for_code
 from aiokafka.structs import OffsetAndMetadata
 
 from runner.clients.kafka import KafkaConnection, build_admin, build_consumer, stop_client
@@ -22,6 +21,8 @@ from runner.clients.kafka_records import hand_over_parsed_records
 from runner.clients.kafka_topics import existing_topics, suggest
 from runner.model import Backlog, Fetched, Partition, Position, Problem, Reason
 from runner.ports import CheckpointFailed, CheckpointFenced, SourceError, SourceListener
+from runner.sources.kafka_ends import backlog_of, watch_ends
+from runner.sources.kafka_evictions import Evictions
 from runner.sources.kafka_partition import AssignedPartition
 from runner.sources.kafka_reader import Reader
 from runner.sources.kafka_start import resolve_starts
@@ -31,11 +32,8 @@ _MARGIN = 10.0  # seconds that each time limit leaves the one inside it
 _FETCH_TURN = 1.0
 _PROBE_TIMEOUT = 5.0
 _CLOSE_TIMEOUT = 8.0
-_END_AGE = 5.0  # an end that no fetch has told for so long is asked for
 _RETRY_PAUSE = 0.5
 _METADATA_MAX_AGE_MS = 15_000  # how soon new partitions are seen
-_EVICTIONS = 3
-_EVICTIONS_WINDOW = 120.0
 _FETCH_MAX_BYTES = 16 * 1024 * 1024
 
 
@@ -90,7 +88,8 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
         self._watching: asyncio.Task[None] | None = None
         self._failure: Problem | None = None
         self._has_joined = False
-        self._evicted_at: list[float] = []
+        self._is_assigned = False  # between an assignment that is ready and its revocation
+        self._evictions = Evictions(settings.group, settings.group_instance_id)
 
     @property
     def description(self) -> str:
@@ -108,8 +107,7 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
     def caught_up(self) -> bool:
         return (
             self._settings.stop_at_end
-            and self._has_joined
-            and (self._starting is None or self._starting.done())
+            and self._is_assigned
             and all(state.is_at_target for state in self._assigned.values())
         )
 
@@ -127,7 +125,7 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
         request_timeout_ms = int(settings.request_timeout * 1000)
         self._admin = build_admin(settings.connection, request_timeout_ms=request_timeout_ms)
         await self._admin.start()
-        await self._require_topics(self._admin)
+        sizes = await self._topic_sizes(self._admin)
         consumer = self._consumer = build_consumer(settings.connection, **self._consumer_options())
         await consumer.start()
         hand_over_parsed_records(consumer)
@@ -136,12 +134,11 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
             consumer, self._assigned, self._listener, continue_after_loss=settings.continue_after_loss
         )
         if settings.stop_at_end:
-            sizes = await self._topic_sizes(self._admin)
             self._targets = await consumer.end_offsets(
                 [TopicPartition(topic, number) for topic, size in sizes.items() for number in range(size)]
             )
         consumer.subscribe(topics=list(settings.topics), listener=self)
-        self._watching = asyncio.get_running_loop().create_task(self._watch_ends(consumer))
+        self._watching = self._spawn(watch_ends(consumer, self._assigned, self._now))
 
     def _consumer_options(self) -> dict[str, Any]:
         settings = self._settings
@@ -165,7 +162,8 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
             "consumer_timeout_ms": 1000,
         }
 
-    async def _require_topics(self, admin: AIOKafkaAdminClient) -> None:
+    async def _topic_sizes(self, admin: AIOKafkaAdminClient) -> dict[str, int]:
+        """How many partitions each topic has. Raises SourceError when one is missing, and aiokafka's errors."""
         names = await existing_topics(admin)
         missing = [topic for topic in self._settings.topics if topic not in names]
         if missing:
@@ -177,26 +175,40 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
                     "; ".join([*hints, "topics are never created by Stream Runner"]),
                 )
             )
-
-    async def _topic_sizes(self, admin: AIOKafkaAdminClient) -> dict[str, int]:
         described = await admin.describe_topics(list(self._settings.topics))
+        for topic in described:
+            if topic["error_code"]:
+                raise for_code(topic["error_code"])(topic["topic"])
         return {topic["topic"]: len(topic["partitions"]) for topic in described}
 
     async def _diagnose(self, error: BaseException) -> Problem:
         return await diagnose(error, self._settings.connection, None, _PROBE_TIMEOUT)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """A task whose unexpected end is the end of the source."""
+
+        def note_failure(task: asyncio.Task[None]) -> None:
+            if not task.cancelled() and (error := task.exception()) is not None:
+                self._failure = Problem(Reason.INTERNAL_ERROR, f"a task of the source failed: {error!r}")
+
+        task = asyncio.get_running_loop().create_task(work)
+        task.add_done_callback(note_failure)
+        return task
 
     # --- assignments (aiokafka's callbacks)
 
     async def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:
         assert self._consumer is not None
         self._consumer.pause(*assigned)
-        self._starting = asyncio.get_running_loop().create_task(self._start(frozenset(assigned)))
+        self._starting = self._spawn(self._start(frozenset(assigned)))
 
     async def on_partitions_revoked(self, revoked: Collection[TopicPartition]) -> None:
         if self._starting is not None:
             self._starting.cancel()
             await asyncio.wait({self._starting})
-        self._watch_evictions()
+        self._is_assigned = False
+        if self._has_joined and not self._is_member:
+            self._failure = self._evictions.note(self._now()) or self._failure
         assert self._listener is not None
         try:
             await self._listener.revoked([state.partition for state in self._assigned.values()])
@@ -206,20 +218,6 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
             raise
         finally:
             self._assigned.clear()
-
-    def _watch_evictions(self) -> None:
-        """Two members with one instance id put each other out of the group in turn, and no error ever says so."""
-        if self._settings.group_instance_id is None or self._is_member:
-            return
-        now = self._now()
-        self._evicted_at = [when for when in self._evicted_at if now - when < _EVICTIONS_WINDOW] + [now]
-        if len(self._evicted_at) >= _EVICTIONS:
-            self._failure = Problem(
-                Reason.DUPLICATE_MEMBER,
-                f"another member of the group {self.group} has the group_instance_id "
-                f"{self._settings.group_instance_id!r}: it put this one out {len(self._evicted_at)} times",
-                "give every member its own group_instance_id",
-            )
 
     @property
     def _is_member(self) -> bool:
@@ -234,16 +232,16 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
                 await self._start_once(partitions)
             except (CommitFailedError, IllegalStateError):
                 return  # the group has rebalanced since: another assignment comes
+            except SourceError as error:
+                self._failure = error.problem
+                return
             except KafkaError as error:
                 if not is_retriable(error):
                     self._failure = await self._diagnose(error)
                     return
                 await asyncio.sleep(_RETRY_PAUSE)
-            except Exception as error:
-                self._failure = Problem(Reason.INTERNAL_ERROR, f"starting partitions failed: {error!r}")
-                raise
             else:
-                self._has_joined = True
+                self._has_joined = self._is_assigned = True
                 self._listener.assigned([state.partition for state in self._assigned.values()])
                 return
 
@@ -251,6 +249,9 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
         consumer, admin = self._consumer, self._admin
         assert consumer is not None
         assert admin is not None
+        sizes = await self._topic_sizes(
+            admin
+        )  # a topic that was deleted leaves us without partitions, and says no more
         if not partitions:
             return
         settings = self._settings
@@ -258,7 +259,7 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
             consumer,
             partitions,
             await committed_offsets(admin, settings.group),
-            await self._topic_sizes(admin),
+            sizes,
             settings.starting,
             settings.starting_timestamp,
         )
@@ -266,6 +267,8 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
         if settings.stop_at_end and (unknown := [tp for tp in partitions if tp not in targets]):
             targets.update(await consumer.end_offsets(unknown))
         if starts.first:
+            if not self._is_member:
+                raise CommitFailedError("put out of the group meanwhile")
             await consumer.commit(dict(starts.first))
         self._metadata = starts.metadata
         for tp, start in starts.positions.items():
@@ -342,30 +345,7 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
         state = self._state_of(partition)
         if state is None or self._consumer is None:
             return None
-        polled_ms = self._consumer.last_poll_timestamp(state.tp)
-        end, learnt_at = state.end, state.end_learnt_at
-        if polled_ms is not None:
-            polled_at = self._now() - (time.time() - polled_ms / 1000.0)
-            if polled_at >= learnt_at:
-                end, learnt_at = self._consumer.last_stable_offset(state.tp), polled_at
-        if end is None:
-            return None
-        return Backlog(max(0, end - state.next_offset), learnt_at)
-
-    async def _watch_ends(self, consumer: AIOKafkaConsumer) -> None:
-        """Ask for the ends that no fetch tells: those of paused and stopped partitions."""
-        while True:
-            await asyncio.sleep(_END_AGE)
-            stale = [state for state in self._assigned.values() if not state.is_fetched]
-            if not stale:
-                continue
-            try:
-                async with asyncio.timeout(_END_AGE):
-                    ends = await consumer.end_offsets([state.tp for state in stale])
-            except (KafkaError, TimeoutError):
-                continue  # then the end is not known, and the lag says so by growing
-            for state in stale:
-                state.end, state.end_learnt_at = ends[state.tp], self._now()
+        return backlog_of(self._consumer, state, self._now())
 
     # --- closing
 
@@ -375,9 +355,8 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
-        for client in (self._consumer, self._admin):
-            if client is not None:
-                await stop_client(client, _CLOSE_TIMEOUT)
+        clients = [client for client in (self._consumer, self._admin) if client is not None]
+        await asyncio.gather(*(stop_client(client, _CLOSE_TIMEOUT) for client in clients))
         self._consumer = self._admin = None
         if self._poll is not None:
             # The stopped client lets it go by itself.

@@ -14,9 +14,10 @@ from aiokafka.errors import (
     NoOffsetForPartitionError,
     OffsetOutOfRangeError,
     RecordTooLargeError,
+    UnsupportedCodecError,
 )
 
-from runner.clients.kafka_records import ParsedRecord
+from runner.clients.kafka_records import ParsedRecord, fetching_failed, is_buffered
 from runner.model import Fetched, Problem, Reason
 from runner.ports import SourceListener
 from runner.sources.kafka_partition import AssignedPartition
@@ -26,10 +27,10 @@ _WAIT_MS = 1000
 _HOLES_PERIOD = 0.2
 _HUNT_PAUSE = 0.05  # seconds between rounds of reading partition by partition
 _HUNT_QUIET = 5.0  # seconds without an error after which reading in one call is resumed
-_FIRST_RETRY = 15.0
+_FIRST_RETRY = 5.0  # seconds until a stopped partition is tried again; doubled each time
 _LAST_RETRY = 300.0
 
-_UNREADABLE = (CorruptRecordException, RecordTooLargeError)
+_UNREADABLE = (CorruptRecordException, RecordTooLargeError, UnsupportedCodecError)
 
 
 class Reader:
@@ -59,6 +60,8 @@ class Reader:
     async def poll(self) -> list[tuple[AssignedPartition, Fetched]]:
         """Records with the assignment that they belong to. Raises those of aiokafka's errors that concern them all."""
         self._retry_stopped()
+        if (failure := fetching_failed(self._consumer)) is not None:
+            raise KafkaError(f"the client has stopped fetching: {failure!r}") from failure
         try:
             if self._hunt_until is None:
                 return await self._read_all()
@@ -89,12 +92,16 @@ class Reader:
             if state.is_fetched
             and (end := self._consumer.last_stable_offset(state.tp)) is not None
             and state.next_offset < end
+            and not is_buffered(self._consumer, state.tp)
         ]
 
     async def _take(self, tp: TopicPartition, messages: list[ParsedRecord]) -> tuple[AssignedPartition, Fetched] | None:
-        """None: nothing new, or of a partition that is not ready: its reading starts by a seek, so nothing is lost."""
+        """None: nothing new, or not to be read now."""
         state = self._assigned.get(tp)
-        if state is None or not state.is_fetched:
+        if state is None:  # its start is still looked up, and then sought
+            return None
+        if not state.is_fetched:
+            self._consumer.seek(tp, state.next_offset)
             return None
         position = await self._consumer.position(tp)
         if not messages and position <= state.next_offset:

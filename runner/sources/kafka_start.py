@@ -92,9 +92,9 @@ async def _offsets_at(
         case StartingPosition.AT_TIMESTAMP:
             assert starting_timestamp is not None
             stamp = int(starting_timestamp * 1000)
+            # The ends come first: what is appended after the search found nothing must lie behind them.
+            ends = await consumer.end_offsets(partitions)
             found = await consumer.offsets_for_times(dict.fromkeys(partitions, stamp))
-            later = [partition for partition in partitions if found[partition] is None]
-            ends = await consumer.end_offsets(later) if later else {}
             offsets = {
                 partition: ends[partition] if found[partition] is None else found[partition].offset
                 for partition in partitions

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 
 import pytest
-from core_strategies import a_record, records_of, sequences
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from core_strategies import a_record, records_of, sequences
 from runner.core.batcher import Batcher, BatchPolicy
 from runner.model import Record
 
@@ -224,6 +224,16 @@ def test_dropping_keeps_what_is_up_to_the_line() -> None:
     assert batcher.due_at() == 11.0
     assert sequences(batcher.take()) == [2, 5]
     assert batcher.drop_after(-1) == 0
+
+
+def test_what_was_dropped_no_longer_weighs() -> None:
+    def size_of(_record: Record) -> int:
+        raise AssertionError("the bound alone says that the rest fits")
+
+    batcher = Batcher(BatchPolicy(10, 1.0, 1_000, size_of))
+    batcher.add([a_record(0, size=10), a_record(1, size=5_000)], 10.0)
+    batcher.drop_after(0)
+    assert batcher.due_at() == 11.0
 
 
 def test_a_long_backlog_is_not_measured_again_for_each_batch() -> None:

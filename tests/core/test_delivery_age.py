@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from core_strategies import ERROR, THROTTLED, a_record, deliver, in_turn, poisoned_by, records_of, sequences
 
+from core_strategies import ERROR, THROTTLED, a_record, deliver, in_turn, poisoned_by, records_of, sequences
 from runner.core.delivery import Delivery, DeliveryPolicy
 from runner.core.lanes import Ordering
 from runner.core.retry import FOR_EVER, RetryPolicy

@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from core_strategies import (
     ERROR,
     THROTTLED,
@@ -15,9 +18,6 @@ from core_strategies import (
     records_of,
     sequences,
 )
-from hypothesis import given
-from hypothesis import strategies as st
-
 from runner.core.delivery import Delivery, DeliveryPolicy
 from runner.core.lanes import Ordering
 from runner.core.retry import FOR_EVER, RetryPolicy

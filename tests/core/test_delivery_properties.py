@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from core_strategies import (
     Verdict,
     batches,
@@ -13,9 +16,6 @@ from core_strategies import (
     sequences,
     verdicts,
 )
-from hypothesis import given
-from hypothesis import strategies as st
-
 from runner.core.delivery import Delivery, DeliveryPolicy
 from runner.core.lanes import Ordering
 from runner.core.retry import FOR_EVER, RetryPolicy

@@ -1,4 +1,4 @@
-"""A partition pauses at its high marks and resumes at half of them."""
+"""A partition pauses at its high marks and resumes at half of the one that paused it."""
 
 from __future__ import annotations
 
@@ -43,12 +43,23 @@ def _update(flow: Flow, records: int, size: int, ahead: int) -> bool:
     return flow.update(records=records, size=size, ahead=ahead)
 
 
-def test_every_mark_must_be_low_again() -> None:
+def test_only_the_mark_that_paused_must_be_low_again() -> None:
     flow = a_flow()
-    _update(flow, 100, 1_000, 50)
-    for still_high in [(51, 0, 0), (0, 501, 0), (0, 0, 26)]:
-        assert not _update(flow, *still_high)
-    assert _update(flow, 50, 500, 25)
+    _update(flow, 100, 1, 1)
+    assert not _update(flow, 51, 999, 49)
+    assert _update(flow, 50, 999, 49), "a lane that blocks keeps what is settled ahead of it high"
+    assert flow.reason is None
+
+
+def test_a_pause_names_the_mark_that_keeps_it() -> None:
+    flow = a_flow()
+    _update(flow, 100, 1, 1)
+    assert not _update(flow, 60, 1, 50), "the first reason still holds"
+    assert flow.reason is PauseReason.BUFFER_RECORDS
+    assert _update(flow, 50, 1, 50)
+    assert flow.reason is PauseReason.MAXIMUM_AHEAD
+    assert _update(flow, 100, 1, 25)
+    assert flow.reason is PauseReason.BUFFER_RECORDS
 
 
 def test_the_full_budget_of_the_process_pauses_who_holds_something() -> None:
@@ -89,17 +100,31 @@ situations = st.lists(
 
 
 @given(st.builds(FlowLimits, st.integers(1, 12), st.integers(1, 150), st.integers(1, 12)), situations)
-def test_it_pauses_exactly_at_a_mark_and_resumes_exactly_when_all_are_low(
+def test_it_pauses_exactly_at_a_mark_and_goes_on_exactly_when_that_mark_is_low(
     limits: FlowLimits, situations: list[tuple[int, int, int, int]]
 ) -> None:
     budget = ByteBudget(1_000)
     flow = Flow(limits, budget)
     for records, size, ahead, used in situations:
-        was_paused = flow.reason is not None
+        before = flow.reason
         budget.used = used
-        values = ((records, limits.records), (size, limits.bytes), (ahead, limits.ahead))
-        is_high = any(value >= limit for value, limit in values) or (records > 0 and used >= 1_000)
-        is_low = all(value <= limit // 2 for value, limit in values) and (records == 0 or used <= 500)
+        reached = {
+            PauseReason.BUFFER_RECORDS: records >= limits.records,
+            PauseReason.BUFFER_BYTES: size >= limits.bytes,
+            PauseReason.MAXIMUM_AHEAD: ahead >= limits.ahead,
+            PauseReason.PROCESS_BUFFER: records > 0 and used >= 1_000,
+        }
+        low = {
+            PauseReason.BUFFER_RECORDS: records <= limits.records // 2,
+            PauseReason.BUFFER_BYTES: size <= limits.bytes // 2,
+            PauseReason.MAXIMUM_AHEAD: ahead <= limits.ahead // 2,
+            PauseReason.PROCESS_BUFFER: records == 0 or used <= 500,
+        }
         changed = _update(flow, records, size, ahead)
-        assert changed is (is_low if was_paused else is_high)
-        assert (flow.reason is not None) is (was_paused is not changed)
+        assert changed is (flow.reason is not before)
+        if before is not None and not low[before]:
+            assert not changed
+        elif flow.reason is None:
+            assert not any(reached.values())
+        else:
+            assert reached[flow.reason]

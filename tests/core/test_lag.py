@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from core_strategies import a_record
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from core_strategies import a_record
 from runner.core.lag import Lag
 from runner.core.tracker import Tracker
 from runner.model import Backlog

@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import pytest
-from core_strategies import keyed, records_of, sequences
 from hypothesis import given
 from hypothesis import strategies as st
 
+from core_strategies import keyed, records_of, sequences
 from runner.core.lanes import OWN_LANE, Lanes, Ordering
 from runner.model import Record
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+
 from kafka_harness.placement import Placement, by_crc32, by_murmur2
 
 PARTITIONS = 8

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 
 import pytest
-from core_strategies import a_record
 from hypothesis import given
 from hypothesis import strategies as st
 
+from core_strategies import a_record
 from runner.core.retry import FOR_EVER, RetryPolicy
 
 jitters = st.floats(0, 1, exclude_max=True)

@@ -8,11 +8,11 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from core_strategies import OpaquePosition, a_record, records_of
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from core_strategies import OpaquePosition, a_record, records_of
 from runner.core import tracker as tracker_module
 from runner.core.tracker import Tracker
 from runner.model import Position, Record

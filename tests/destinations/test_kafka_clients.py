@@ -21,12 +21,12 @@ from aiokafka.errors import (
     TopicAuthorizationFailedError,
     UnknownTopicOrPartitionError,
 )
+
 from kafka_harness.access import set_scram_password
 from kafka_harness.broker import Broker
 from kafka_harness.ports import free_port
 from kafka_harness.topics import create_topic, topic_names
 from kafka_harness.waiting import until
-
 from runner.clients.kafka import (
     Credentials,
     KafkaClient,

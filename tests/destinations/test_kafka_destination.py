@@ -15,6 +15,7 @@ import pytest
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import MessageSizeTooLargeError
 from aiokafka.partitioner import DefaultPartitioner
+
 from kafka_harness.access import allow_again, deny
 from kafka_harness.broker import Broker
 from kafka_harness.clients import connected_admin
@@ -22,7 +23,6 @@ from kafka_harness.placement import always
 from kafka_harness.producing import Item, produce
 from kafka_harness.topics import Consumed, create_topic, delete_topic, read_topic, topic_names
 from kafka_harness.waiting import until
-
 from runner.clients.kafka import KafkaConnection, SaslSettings
 from runner.clients.secret import Secret
 from runner.destinations.kafka import KafkaDestination

@@ -13,6 +13,7 @@ from aiokafka.errors import (
     KafkaError,
     TopicAuthorizationFailedError,
 )
+
 from kafka_harness import access, placement, producing, topics
 from kafka_harness.broker import Broker
 from kafka_harness.clients import connections_closed

@@ -10,6 +10,7 @@ from typing import Literal
 
 import aiohttp
 import pytest
+
 from kafka_harness import oracle
 from kafka_harness.behaviour import Behaviour, Fault
 from kafka_harness.function_process import FunctionProcess

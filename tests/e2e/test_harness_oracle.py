@@ -6,6 +6,7 @@ import struct
 from collections.abc import Sequence
 
 import pytest
+
 from kafka_harness import oracle
 from kafka_harness.journal import Call, key_id
 from kafka_harness.producing import Placed

@@ -28,7 +28,8 @@ class Behaviour(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     names: the poison records, also the later ones of their keys, or all from the first poison on. ``delay_ms`` a
     call, and ``slow_keys`` (text of a key to milliseconds; the slowest record of a call counts) on top. ``hang``, and
     ``hang_keys`` for the calls with such a key, hold calls until the behaviour is replaced. ``seed`` makes the faults
-    repeatable.
+    repeatable. ``answers``: by the mapping's name, the bodies that its first calls are answered 200 with, word for
+    word and in turn; what such a body says is not looked at, so the journal names no record of the call as failed.
     """
 
     payload: Literal["lambda", "raw"] = "lambda"
@@ -41,6 +42,7 @@ class Behaviour(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     hang_keys: list[str] = []
     faults: list[Fault] = []
     seed: int = 0
+    answers: dict[str, list[str]] = {}
 
 
 class Status(msgspec.Struct, frozen=True):

@@ -8,6 +8,7 @@ import json
 import random
 import signal
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +41,7 @@ class Function:
         self._behaviour = behaviour
         self._random = random.Random(behaviour.seed)
         self._poison = PoisonCounter()
+        self._answered: Counter[str] = Counter()  # scripted answers given so far, by mapping
         self._pending: dict[HttpConnection, _Pending] = {}
         self._calls = 0
 
@@ -90,6 +92,11 @@ class Function:
     def _finish(self, connection: HttpConnection, pending: _Pending) -> None:
         self._pending.pop(connection, None)
         behaviour = self._behaviour
+        scripted = self._scripted_answer(pending.delivery.mapping)
+        if scripted is not None:
+            self._note(pending, 200)
+            connection.answer(200, scripted.encode(), _JSON)
+            return
         failing = [] if behaviour.poison == "accept" else self._poison.failing(pending.delivery)
         if not failing:
             self._note(pending, 200)
@@ -104,6 +111,15 @@ class Function:
             self._note(pending, behaviour.failure_status)
             body = msgspec.json.encode({"errorType": "Poison", "errorMessage": f"poison at {failing[0].offset}"})
             connection.answer(behaviour.failure_status, body, _JSON)
+
+    def _scripted_answer(self, mapping: str) -> str | None:
+        """The next body that is prescribed for a mapping; None when there is none left."""
+        answers = self._behaviour.answers.get(mapping, [])
+        given = self._answered[mapping]
+        if given >= len(answers):
+            return None
+        self._answered[mapping] += 1
+        return answers[given]
 
     def _note(
         self,
@@ -159,6 +175,7 @@ class Function:
     def _replace(self, behaviour: Behaviour) -> None:
         self._behaviour = behaviour
         self._random = random.Random(behaviour.seed)
+        self._answered.clear()
         for connection, pending in list(self._pending.items()):
             if pending.timer is None:
                 del self._pending[connection]
