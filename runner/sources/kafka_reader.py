@@ -206,7 +206,8 @@ class Reader:
 
     async def _handle_loss(self, positions: Mapping[TopicPartition, int]) -> list[tuple[AssignedPartition, Fetched]]:
         fetched: list[tuple[AssignedPartition, Fetched]] = []
-        states = [state for tp in positions if (state := self._assigned.get(tp)) is not None]
+        # One that is stopped may be heard of once more, from a fetch that was under way.
+        states = [state for tp in positions if (state := self._assigned.get(tp)) is not None and state.problem is None]
         earliest = await self._consumer.beginning_offsets([state.tp for state in states])
         for state in states:
             available = earliest[state.tp]
