@@ -112,11 +112,11 @@ class Service:
                 if number == signal.SIGHUP:
                     self._reload()
                     continue
-                _log.info("draining; a second signal exits at once", signal=signal.Signals(number).name)
-                self._stop(is_complete=not self._until_caught_up)
                 # From here on the system's own handling ends the process: nothing that hangs can keep it.
                 for each in (signal.SIGTERM, signal.SIGINT):
                     signal.signal(each, _exit_at_once)
+                _log.info("draining; a second signal exits at once", signal=signal.Signals(number).name)
+                self._stop(is_complete=not self._until_caught_up)
                 await anyio.sleep_forever()
 
     def _stop(self, *, is_complete: bool) -> None:

@@ -51,7 +51,7 @@ class Delivery:
         self._segments: list[Sequence[Record]] = [records]
         self._due: deque[Settle | GiveUp] = deque()
         self._handed_out: Settle | GiveUp | None = None  # being settled, until the caller asks on
-        self._attempts: dict[int, int] = {}  # by sequence; a record that settles takes its count with it
+        self._attempts: dict[int, int] = {}  # by sequence; read only of records that come again
         self._waits = 0  # in a row without an attempt: throttled or unreachable
         self._not_before = float("-inf")
         self._error: FunctionError | None = None
@@ -103,7 +103,7 @@ class Delivery:
                 # Age and order say what happens next, attempts do not: nothing was tried.
                 self._waits = waits + 1
                 self._segments.append(segment)
-                if retry_after is None:
+                if not retry_after:  # a function that says "at once" is not hammered
                     delay = self._policy.retry.backoff(self._waits, jitter)
                 else:
                     delay = min(retry_after, self._policy.retry.maximum_retry_after)
@@ -180,18 +180,11 @@ class Delivery:
 
     def _settle(self, records: Sequence[Record]) -> None:
         if records:
-            self._forget(records)
             self._due.append(Settle(records))
 
     def _give_up(self, records: Sequence[Record], condition: Condition) -> None:
         attempts = [self._attempts.get(record.sequence, 0) for record in records]
-        self._forget(records)
         self._due.append(GiveUp(records, condition, attempts, self._error))
-
-    def _forget(self, records: Sequence[Record]) -> None:
-        if self._attempts:
-            for record in records:
-                self._attempts.pop(record.sequence, None)
 
     def _most_attempts(self, segment: Sequence[Record]) -> int:
         if not self._attempts:

@@ -9,7 +9,8 @@ class Permits:
     """A counted limit shared by members (the mappings of a process, or of a function).
 
     A member that holds none may take the last free permit; a member that holds some must leave one free for each
-    member that holds none. So a mapping whose function hangs never keeps the others from going on.
+    member that holds none, though no more than a quarter of the limit, and at least one. So a mapping whose function
+    hangs never keeps the others from going on, and a small limit is not kept idle for members that want nothing.
     """
 
     __slots__ = ("_asked", "_blocked", "_free", "_held", "_without", "limit")
@@ -50,7 +51,7 @@ class Permits:
         """Take one, or be remembered: ``on_free`` is called when one may be had."""
         self._asked = member
         held = self._held[member]
-        if self._free > (self._without if held else self._empty_handed_before(member)):
+        if self._free > (self._kept_free if held else self._empty_handed_before(member)):
             self._free -= 1
             self._held[member] = held + 1
             if not held:
@@ -59,6 +60,10 @@ class Permits:
             return True
         self._blocked.setdefault(member, on_free)
         return False
+
+    @property
+    def _kept_free(self) -> int:
+        return min(self._without, max(1, self.limit // 4))
 
     def _empty_handed_before(self, member: Hashable) -> int:
         """How many that hold none were refused before ``member`` was: they come first."""

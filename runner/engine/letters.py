@@ -10,6 +10,7 @@ import anyio
 from runner.core.retry import RetryPolicy
 from runner.engine.lane import Lane
 from runner.engine.policy import MappingPolicy
+from runner.engine.stored import StoredLetters
 from runner.model import DeadLetter, GiveUp, Problem, Reason, Record
 from runner.ports import Clock, Destination, DestinationError, Observer, Source
 
@@ -49,6 +50,7 @@ class Letters:
         self._observer = observer
         self._jitter = jitter
         self._pending: list[_Pending] = []
+        self._stored = StoredLetters()
         self._arrived = anyio.Event()
         self.problem: Problem | None = None
 
@@ -72,7 +74,9 @@ class Letters:
             now = self._clock.now()
             due = [item for item in self._pending if item.not_before <= now]
             if due:
-                await self._store(due)
+                # Asked only now: a letter of an earlier assignment may have been under way until a moment ago.
+                if not self._settle_stored(due, now):
+                    await self._store(due)
                 on_stored()
                 continue
             if not self._pending:
@@ -94,6 +98,7 @@ class Letters:
                 error = next(results)
                 if error is None:
                     stored.append(letter.record)
+                    self._stored.add(letter.record, item.lane.worker)
                     self._observer.given_up(letter, stored=True)
                 else:
                     failed.append(letter)
@@ -107,6 +112,23 @@ class Letters:
             if stored:
                 item.lane.worker.on_stored(item.lane, stored, now)
         self._report(failure)
+
+    def _settle_stored(self, due: Sequence[_Pending], now: float) -> bool:
+        """Whether an earlier assignment had stored some of ``due``: these are settled, and are not pending any more."""
+        self._stored.forget_checkpointed()
+        found = False
+        for item in due:
+            stored = [letter.record for letter in item.letters if letter.record in self._stored]
+            if not stored:
+                continue
+            found = True
+            item.letters = [letter for letter in item.letters if letter.record not in self._stored]
+            if not item.letters:
+                self._pending.remove(item)
+            for record in stored:
+                self._stored.add(record, item.lane.worker)
+            item.lane.worker.on_stored(item.lane, stored, now)
+        return found
 
     def _report(self, failure: DestinationError | None) -> None:
         if failure is None:

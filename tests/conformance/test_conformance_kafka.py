@@ -26,6 +26,8 @@ pytestmark = pytest.mark.kafka
 
 PARTITIONS = 3
 OUR_HEADERS = ("stream-runner-", "kafka_dlt-")
+KEEP_ALL = {"retention.ms": "-1"}
+"""The suites' records are years old: the broker would remove them at once."""
 
 
 class KafkaSourceHarness:
@@ -115,7 +117,7 @@ class KafkaDestinationHarness:
         await topics.delete_topic(self._bootstrap, self._topic)
 
     async def make_available(self) -> None:
-        await topics.create_topic(self._bootstrap, self._topic)
+        await topics.create_topic(self._bootstrap, self._topic, configs=KEEP_ALL)
 
 
 def letter_of(record: topics.Consumed) -> StoredLetter:
@@ -139,7 +141,7 @@ class TestKafkaSource(SourceConformance):
     @pytest.fixture
     async def harness(self, kafka: Broker, new_topic: Callable[[], str]) -> AsyncIterator[KafkaSourceHarness]:
         topic = new_topic()
-        await topics.create_topic(kafka.bootstrap, topic, partitions=PARTITIONS)
+        await topics.create_topic(kafka.bootstrap, topic, partitions=PARTITIONS, configs=KEEP_ALL)
         async with AsyncExitStack() as producers:
             yield KafkaSourceHarness(kafka.bootstrap, topic, producers)
 
@@ -148,5 +150,5 @@ class TestKafkaDestination(DestinationConformance):
     @pytest.fixture
     async def harness(self, kafka: Broker, new_topic: Callable[[], str]) -> KafkaDestinationHarness:
         topic = new_topic()
-        await topics.create_topic(kafka.bootstrap, topic)
+        await topics.create_topic(kafka.bootstrap, topic, configs=KEEP_ALL)
         return KafkaDestinationHarness(kafka.bootstrap, topic)

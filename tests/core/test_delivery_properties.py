@@ -180,7 +180,7 @@ def test_a_wait_is_within_the_bounds_of_what_caused_it(
         if not isinstance(step, WaitUntil):
             continue
         longest = retry.maximum_backoff
-        if isinstance(last, Throttled) and last.retry_after is not None:
+        if isinstance(last, Throttled) and last.retry_after:
             longest = min(last.retry_after, retry.maximum_retry_after)
         assert not isinstance(last, TooLarge), "a batch that is too large is cut and sent at once"
         assert last is not None

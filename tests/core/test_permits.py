@@ -74,7 +74,8 @@ class PermitsMachine(RuleBasedStateMachine):
         free, held, taken = self._free, member.held, member.taken
         member.want(count)
         if member.taken > taken and (held or member.taken > taken + 1):
-            assert self._free >= others_without, "the last ones are left for those that have none"
+            kept = min(others_without, max(1, self.permits.limit // 4))
+            assert self._free >= kept, "some are left for those that have none"
         if free > 0 and not held and not self._waiting_without(member):
             assert member.held, "a free permit is there for who has none"
 
@@ -168,9 +169,10 @@ def test_with_one_permit_two_members_alternate() -> None:
 
 @given(st.integers(2, 5), st.integers(0, 10))
 def test_a_member_whose_function_hangs_never_blocks_the_others(count: int, spare: int) -> None:
-    hog, *others = members_of(Permits(count + spare), count)
+    limit = count + spare
+    hog, *others = members_of(Permits(limit), count)
     hog.want(1_000)
-    assert hog.held == spare + 1
+    assert hog.held == limit - min(len(others), max(1, limit // 4))
     for other in others:
         other.want(3)
         while other.wanted or other.held:

@@ -27,7 +27,7 @@ from kafka_harness.waiting import until_async
 pytestmark = [pytest.mark.kafka, pytest.mark.slow]
 
 # Longer than the session, and than the 10 s for which an end that was learnt counts as the end.
-_OUTAGE = scaled(12.0, 30.0)
+_OUTAGE = scaled(12, 30)
 _PARTITIONS = 4
 _HELD_PARTITION = 1
 _HELD_KEY = "held"

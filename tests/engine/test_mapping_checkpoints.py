@@ -31,7 +31,7 @@ async def test_a_checkpoint_without_an_answer_is_given_up_after_its_timeout() ->
     mapping = world.mapping(commit_timeout=5)
     async with world.running(mapping):
         source_of(mapping).hold_checkpoints()
-        await world.pass_time(5.9)
+        await world.pass_time(5.8)
         assert world.observer.commit_failures == []
         await world.pass_time(0.2)
         assert world.observer.commit_failures == [("no answer within 5 s", False)]
@@ -80,7 +80,7 @@ async def test_a_fenced_checkpoint_discards_its_worker_at_once() -> None:
         assert len(invoked(mapping)) == 2
         await source_of(mapping).rebalance([])
         await source_of(mapping).rebalance(world.stream.partitions)
-        await world.pass_time(1)
+        await world.pass_time(2)
         assert invoked(mapping)[2:] == [[b"a"], [b"slow"]]
     assert world.budget.used == 0
 
@@ -103,7 +103,7 @@ async def test_a_partition_that_is_fenced_while_it_drains_is_not_waited_for() ->
 async def test_the_lost_partitions_of_a_revoke_start_nothing_more() -> None:
     world = World()
     world.fill_numbers(3)
-    mapping = world.mapping(slow(2), batch_size=1)
+    mapping = world.mapping(slow(2), batch_size=1, commit_interval=100)
     async with world.running(mapping):
         await world.pass_time(2.5)
         assert len(invoked(mapping)) == 2
@@ -112,7 +112,7 @@ async def test_the_lost_partitions_of_a_revoke_start_nothing_more() -> None:
         await source_of(mapping).rebalance([])
         assert world.clock.now() - began_at < 0.1
     assert len(invoked(mapping)) == 2
-    assert world.checkpoint() == 0 or world.checkpoint() == 1
+    assert world.checkpoint() == 0
 
 
 async def test_a_job_handed_over_just_before_its_partition_was_lost_is_not_started() -> None:

@@ -71,6 +71,13 @@ class World:
     def source(self, **options: Any) -> MemorySource:
         return MemorySource(self.stream, now=self.clock.now, **options)
 
+    def another_source(self, *values: bytes) -> MemorySource:
+        """Of a stream of its own, with ``values`` in its one partition."""
+        stream = MemoryStream(topic="others")
+        for value in values:
+            stream.append(0, b"k", value, timestamp_ms=int(self.clock.now() * 1000))
+        return MemorySource(stream, now=self.clock.now)
+
     def function(self, script: Script | None = None, **options: Any) -> ScriptedFunction:
         return ScriptedFunction(script, now=self.clock.now, **options)
 
@@ -110,7 +117,7 @@ class World:
 
     @asynccontextmanager
     async def running(self, *mappings: Mapping) -> AsyncIterator[None]:
-        """Run ``mappings``; at the end they are stopped, drained, and gone."""
+        """Run ``mappings``, which had a tenth of a second to begin; at the end they are stopped, drained, and gone."""
         with anyio.fail_after(TIME_LIMIT):
             async with anyio.create_task_group() as tasks:
                 for mapping in mappings:

@@ -1,0 +1,29 @@
+"""A function as people write it for AWS Lambda: the standard library, an event, a context, nothing of Stream Runner."""
+
+import json
+import os
+
+
+def handler(event, context):
+    """Note the call in the file that REGISTER names, and name the records that carry a ``reject`` header as failed.
+
+    A ``fail`` header, whose value is a number, makes it raise with so long a message.
+    """
+    failures = []
+    for partition, records in event["records"].items():
+        for record in records:
+            headers = {name: bytes(byte % 256 for byte in value or []) for each in record["headers"] for name, value in each.items()}
+            if "fail" in headers:
+                raise ValueError("x" * int(headers["fail"]))
+            if "reject" in headers:
+                failures.append({"itemIdentifier": {"partition": partition, "offset": record["offset"]}})
+    note = {
+        "event": event,
+        "function_name": context.function_name,
+        "request_id": context.aws_request_id,
+        "remaining_ms": context.get_remaining_time_in_millis(),
+        "arn": context.invoked_function_arn,
+    }
+    with open(os.environ["REGISTER"], "a", encoding="utf-8") as register:
+        register.write(json.dumps(note) + "\n")
+    return {"batchItemFailures": failures}
