@@ -18,7 +18,7 @@ from runner.config.units import parse_duration
 from runner.functions.threads import left_behind
 from runner.model import Settlement
 from runner.progress import Progress
-from runner.service import Service, Summary
+from runner.service import Service, Summary, installed_version
 from runner.telemetry import logs
 
 EXIT_INVALID = 1
@@ -50,7 +50,7 @@ class _Duration(click.ParamType):  # type: ignore[type-arg]  # generic in the st
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EPILOG)
-@click.version_option(package_name="stream-runner", prog_name="stream-runner")
+@click.version_option(installed_version(), prog_name="stream-runner")
 def main() -> None:
     """Reads streams that you host yourself and invokes functions with batches of their records."""
 

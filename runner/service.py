@@ -69,7 +69,7 @@ class Service:
         self._progress = progress
         self._clock = LoopClock()
         self._telemetry = Telemetry(
-            version=_version(), snapshots=self.snapshots, limits=self._limits, log_counts=logs.counts
+            version=installed_version(), snapshots=self.snapshots, limits=self._limits, log_counts=logs.counts
         )
         self._assembly = Assembly(
             clock=self._clock, telemetry=self._telemetry, app_dir=app_dir, until_caught_up=until_caught_up
@@ -239,7 +239,8 @@ def _unsettled(mapping: MappingSnapshot) -> str:
     return f"{mapping.mapping}: {'; '.join(parts)}" if parts else ""
 
 
-def _version() -> str:
+def installed_version() -> str:
+    """The distribution's version; ``unknown`` where it is not installed."""
     try:
         return metadata.version("stream-runner")
     except metadata.PackageNotFoundError:  # run from a checkout that is not installed

@@ -16,7 +16,9 @@ from typing import Any, Final, Literal, TypeAlias
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.client import AIOKafkaClient
+from aiokafka.conn import AIOKafkaConnection
 from aiokafka.errors import AuthenticationFailedError, KafkaConfigurationError
+from aiokafka.protocol.metadata import MetadataRequest
 
 from runner.clients.secret import Secret, SecretUnreadable
 from runner.clients.tls import TlsNotValid, TlsSettings, build_ssl_context
@@ -112,8 +114,19 @@ def _state_of(file: Path | None) -> tuple[int, int, int] | None:
     return status.st_ino, status.st_mtime_ns, status.st_size
 
 
-class _RotatingClient(AIOKafkaClient):  # type: ignore[misc]  # aiokafka has no types
-    """aiokafka's client, which passes these two attributes to each connection that it makes."""
+class _Connection(AIOKafkaConnection):  # type: ignore[misc]  # aiokafka has no types
+    def send(self, request: Any, expect_response: bool = True) -> Any:
+        if isinstance(request, MetadataRequest):
+            # Asking for a topic by its name makes it, where the broker allows that, unless one says not to.
+            request._allow_auto_topic_creation = False
+        return super().send(request, expect_response)
+
+
+class _Client(AIOKafkaClient):  # type: ignore[misc]
+    """aiokafka's client, but no topic comes into being by it, and credentials are those of the moment.
+
+    It passes the two properties to each connection that it makes.
+    """
 
     credentials: Credentials
 
@@ -125,18 +138,24 @@ class _RotatingClient(AIOKafkaClient):  # type: ignore[misc]  # aiokafka has no 
     def _ssl_context(self) -> ssl.SSLContext | None:
         return self.credentials.ssl_context()
 
+    async def _get_conn(self, *args: Any, **options: Any) -> AIOKafkaConnection | None:
+        connection = await super()._get_conn(*args, **options)
+        if connection is not None:
+            connection.__class__ = _Connection
+        return connection
+
 
 def build_consumer(connection: KafkaConnection, **options: Any) -> AIOKafkaConsumer:
     """An unstarted consumer without topics; ``options`` are aiokafka's own. Needs a running loop; reads no secret."""
     consumer = AIOKafkaConsumer(**_common_options(connection), **options)
-    _rotate_credentials(consumer._client, connection)
+    _adapt(consumer._client, connection)
     return consumer
 
 
 def build_producer(connection: KafkaConnection, **options: Any) -> AIOKafkaProducer:
     """An unstarted producer; ``options`` are aiokafka's own. Needs a running loop; reads no secret."""
     producer = AIOKafkaProducer(**_common_options(connection), **options)
-    _rotate_credentials(producer.client, connection)
+    _adapt(producer.client, connection)
     if options.get("enable_idempotence"):
         # aiokafka fails a batch whose partition has no leader for the request timeout, although an earlier try may
         # have stored it. Waiting on is the only answer that is never wrong.
@@ -147,7 +166,7 @@ def build_producer(connection: KafkaConnection, **options: Any) -> AIOKafkaProdu
 def build_admin(connection: KafkaConnection, **options: Any) -> AIOKafkaAdminClient:
     """An unstarted admin client; ``options`` are aiokafka's own. Needs a running loop; reads no secret."""
     admin = AIOKafkaAdminClient(**_common_options(connection), **options)
-    _rotate_credentials(admin._client, connection)
+    _adapt(admin._client, connection)
     return admin
 
 
@@ -167,12 +186,10 @@ def _common_options(connection: KafkaConnection) -> dict[str, Any]:
     return options
 
 
-def _rotate_credentials(client: AIOKafkaClient, connection: KafkaConnection) -> None:
-    if connection.tls is None and connection.sasl is None:
-        return
+def _adapt(client: AIOKafkaClient, connection: KafkaConnection) -> None:
     # The clients make their inner client themselves, with no way to hand one in: its class is changed in place. The
     # properties of the new class win over the attributes of the same names that the constructor has set.
-    client.__class__ = _RotatingClient
+    client.__class__ = _Client
     client.credentials = Credentials(connection)
 
 

@@ -5,10 +5,12 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.consumer.fetcher import FetchResult, PartitionRecords
+from aiokafka.errors import CorruptRecordException
 from aiokafka.record.control_record import ABORT_MARKER, ControlRecord
 
 
@@ -24,6 +26,11 @@ class ParsedRecord(Protocol):
 
 
 class _Parsed(PartitionRecords):  # type: ignore[misc]  # aiokafka has no types
+    def __iter__(self) -> Iterator[ParsedRecord]:
+        # The generator itself: going through this class's own ``__next__`` is a call for each record.
+        parsed: Iterator[ParsedRecord] = self._records_iterator
+        return parsed
+
     def _consumer_record(self, tp: TopicPartition, record: ParsedRecord) -> ParsedRecord:
         return record
 
@@ -32,12 +39,36 @@ class _Parsed(PartitionRecords):  # type: ignore[misc]  # aiokafka has no types
         return (control := next(batch, None)) is not None and ControlRecord.parse(control.key) == ABORT_MARKER
 
 
+class _OrderedBatches:
+    """The batches of one fetch, which never go back.
+
+    A batch's checksum leaves out its base offset, and the parser drops without a word what lies before the position.
+    """
+
+    def __init__(self, records: Any, position: int) -> None:
+        self._records = records
+        self._next_offset = position
+        self.has_next: Callable[[], bool] = records.has_next
+
+    def next_batch(self) -> Any:
+        """Raises CorruptRecordException."""
+        batch = self._records.next_batch()
+        if batch.next_offset <= self._next_offset:
+            raise CorruptRecordException(
+                f"a batch before offset {batch.next_offset} is where {self._next_offset} is due"
+            )
+        self._next_offset = batch.next_offset
+        return batch
+
+
 class _Buffer(OrderedDict[TopicPartition, Any]):
     """The fetcher's buffer by partition; what is put into it is told to hand its records over as they are."""
 
     def __setitem__(self, tp: TopicPartition, result: Any) -> None:
         if type(result) is FetchResult:
-            result._partition_records.__class__ = _Parsed
+            parsed = result._partition_records
+            parsed.__class__ = _Parsed
+            parsed._records = _OrderedBatches(parsed._records, parsed.next_fetch_offset)
         super().__setitem__(tp, result)
 
 

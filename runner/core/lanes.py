@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import heapq
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 
 from runner.model import Record
@@ -48,14 +49,10 @@ class Lanes:
 
     def _by_key(self, records: Sequence[Record]) -> Iterable[tuple[int, Sequence[Record]]]:
         factor = self._factor
-        lanes: dict[int, list[Record]] = {}
+        lanes: defaultdict[int, list[Record]] = defaultdict(list)
         for record in records:
             key = record.key
-            lane = OWN_LANE if key is None else hash(key) % factor
-            try:
-                lanes[lane].append(record)
-            except KeyError:
-                lanes[lane] = [record]
+            lanes[OWN_LANE if key is None else hash(key) % factor].append(record)
         return lanes.items()
 
     def _freely(self, records: Sequence[Record]) -> Iterable[tuple[int, Sequence[Record]]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from runner.core.batcher import Batcher
@@ -39,15 +39,14 @@ class Lane:
         self.state = LaneState.IDLE
         self.timer: Timer | None = None
         self.retry_at = 0.0
-        self.storing: Sequence[Record] = ()  # given up, in fetch order; not yet at the destination
+        self.storing = 0  # records given up that the destination does not have yet
         self.cancel: Callable[[], None] | None = None  # ends the running invocation; set by the mapping's task
 
     @property
     def first_unsettled(self) -> Record | None:
-        """The lowest record in fetch order that the lane holds."""
+        """The lowest record in fetch order that the lane holds; of records that are being stored the first, even if it
+        is stored before the others."""
         first = None if self.delivery is None else self.delivery.first_unsettled
-        if self.storing and (first is None or self.storing[0].sequence < first.sequence):
-            return self.storing[0]
         return self.batcher.first if first is None else first
 
     def stop_waiting(self) -> None:

@@ -179,7 +179,7 @@ class PartitionWorker:
                 case GiveUp() as step:
                     if not self._host.give_up(lane, step):
                         lane.state = LaneState.STORING
-                        lane.storing = step.records
+                        lane.storing = len(step.records)
                         return None
                     self._settle(step.records, Settlement.DROPPED, now)
                 case WaitUntil() as step:
@@ -235,8 +235,7 @@ class PartitionWorker:
             return
         assert lane.state is LaneState.STORING
         self._settle(records, Settlement.DEAD_LETTERED, now)
-        stored = {record.sequence for record in records}
-        lane.storing = [record for record in lane.storing if record.sequence not in stored]
+        lane.storing -= len(records)
         if not lane.storing:
             self._resume(lane, now)
         self.update_flow()
@@ -275,7 +274,7 @@ class PartitionWorker:
         head = self.tracker.head
         for lane in self.lanes.values():
             first = lane.first_unsettled
-            if first is not None and first.sequence == head:
+            if first is not None and first.sequence <= head:
                 return lane
         return None
 

@@ -26,6 +26,7 @@ class AssignedPartition:
         "retries",
         "retry_at",
         "sequence",
+        "stuck_since",
         "target",
         "tp",
     )
@@ -42,6 +43,7 @@ class AssignedPartition:
         self.problem: Problem | None = None  # stopped until retry_at
         self.retry_at = 0.0
         self.retries = 0
+        self.stuck_since: float | None = None  # when the broker was first seen to hand out nothing before the end
         self.end: int | None = None  # asked for, where no fetch tells
         self.end_learnt_at = 0.0
 
@@ -92,4 +94,5 @@ class AssignedPartition:
             sequence += 1
         self.sequence = sequence
         self.next_offset = position
+        self.stuck_since = None
         return Fetched(partition, records, position, total)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -25,11 +26,17 @@ from runner.sources.kafka_partition import AssignedPartition
 MAXIMUM_RECORDS = 500  # a fetch: small enough for the processor's caches, large enough to spread a fetch's cost
 _WAIT_MS = 1000
 _HOLES_PERIOD = 0.2
+_STUCK_AFTER = 10.0
+_FRESH_MS = 2000  # a fetch that was answered so lately tells of now
 _HUNT_PAUSE = 0.05  # seconds between rounds of reading partition by partition
 _HUNT_QUIET = 5.0  # seconds without an error after which reading in one call is resumed
 _FIRST_RETRY = 5.0  # seconds until a stopped partition is tried again; doubled each time
 _LAST_RETRY = 300.0
 
+_RESTORE = (
+    "restore the segment from a replica, or move the group's committed offset past the damage; "
+    "reading is tried again by itself"
+)
 _UNREADABLE = (CorruptRecordException, RecordTooLargeError, UnsupportedCodecError)
 
 
@@ -82,6 +89,7 @@ class Reader:
         if self._now() >= self._look_for_holes_at:
             self._look_for_holes_at = self._now() + _HOLES_PERIOD
             fetched += [await self._take(state.tp, []) for state in self._behind() if state.tp not in batches]
+            self._look_for_stuck()
         return [item for item in fetched if item is not None]
 
     def _behind(self) -> list[AssignedPartition]:
@@ -94,6 +102,16 @@ class Reader:
             and state.next_offset < end
             and not is_buffered(self._consumer, state.tp)
         ]
+
+    def _look_for_stuck(self) -> None:
+        """Damage in a batch's length makes the broker see the end there: it answers, and hands out nothing any more."""
+        now = self._now()
+        for state in self._behind():
+            if state.stuck_since is None:
+                state.stuck_since = now
+            polled_ms = self._consumer.last_poll_timestamp(state.tp)
+            if now - state.stuck_since > _STUCK_AFTER and time.time() * 1000 - polled_ms < _FRESH_MS:
+                self._stop(state, _stuck(state, self._consumer.last_stable_offset(state.tp)))
 
     async def _take(self, tp: TopicPartition, messages: list[ParsedRecord]) -> tuple[AssignedPartition, Fetched] | None:
         """None: nothing new, or not to be read now."""
@@ -170,14 +188,14 @@ class Reader:
             Problem(
                 Reason.EVENT_SOURCE_UNREADABLE,
                 f"the batch at offset {state.next_offset} cannot be read: {type(error).__name__}: {error}",
-                "restore the segment from a replica, or move the group's committed offset past the damage; "
-                "reading is tried again by itself",
+                _RESTORE,
             ),
         )
         return []
 
     def _stop(self, state: AssignedPartition, problem: Problem) -> None:
         state.is_suspect = False
+        state.stuck_since = None
         state.problem = problem
         state.retry_at = self._now() + min(_FIRST_RETRY * 2.0**state.retries, _LAST_RETRY)
         state.retries += 1
@@ -233,4 +251,12 @@ def _loss(state: AssignedPartition, available: int, lost: int) -> Problem:
         Reason.DATA_LOSS,
         what,
         "set on_data_loss: continue to go on at the earliest record, or move the committed offset",
+    )
+
+
+def _stuck(state: AssignedPartition, end: int) -> Problem:
+    return Problem(
+        Reason.EVENT_SOURCE_UNREADABLE,
+        f"the broker hands out nothing from offset {state.next_offset} on, though the partition ends at {end}",
+        _RESTORE,
     )

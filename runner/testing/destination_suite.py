@@ -117,7 +117,7 @@ def a_letter(
     error: FunctionError | None = None,
 ) -> DeadLetter:
     """A dead letter of partition 0 of ``orders``."""
-    size = len(key or b"") + len(value or b"") + sum([len(name) + len(content or b"") for name, content in headers])
+    size = len(key or b"") + len(value or b"") + sum([1 + len(name) + len(content or b"") for name, content in headers])
     record = Record(Partition("orders", 0), position, key, value, headers, 1_700_000_000_123, 0, size)
     return DeadLetter(
         record=record,

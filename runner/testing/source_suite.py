@@ -101,7 +101,7 @@ class SourceConformance:
         for record in records:
             parts = [record.key or b"", record.value or b""]
             parts += [part for name, value in record.headers for part in (name.encode(), value or b"")]
-            assert record.size == sum(map(len, parts))
+            assert record.size == sum(map(len, parts)) + len(record.headers)
 
     async def test_a_reopened_source_begins_at_the_checkpoint(self, harness: SourceHarness) -> None:
         first, second = harness.partitions[:2]

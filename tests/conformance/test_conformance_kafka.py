@@ -10,10 +10,10 @@ from typing import Literal
 
 import pytest
 from aiokafka import AIOKafkaProducer
+
 from kafka_harness import topics
 from kafka_harness.broker import Broker
 from kafka_harness.clients import started_producer
-
 from runner.clients.kafka import KafkaConnection
 from runner.destinations.kafka import KafkaDestination
 from runner.model import NO_TIMESTAMP, Headers, Partition, Position
@@ -77,6 +77,7 @@ class KafkaSourceHarness:
     ) -> None:
         if self._producer is None:
             self._producer = await self._producers.enter_async_context(started_producer(self._bootstrap))
+        assert self._producer is not None
         stamp = None if timestamp_ms == NO_TIMESTAMP else timestamp_ms
         stored = await self._producer.send_and_wait(
             partition.topic, value, key, partition.number, timestamp_ms=stamp, headers=list(headers)
@@ -87,6 +88,7 @@ class KafkaSourceHarness:
         if self._aborting is None:
             producer = started_producer(self._bootstrap, transactional_id=self._topic)
             self._aborting = await self._producers.enter_async_context(producer)
+        assert self._aborting is not None
         await self._aborting.begin_transaction()
         await self._aborting.send_and_wait(partition.topic, b"aborted", b"k", partition.number)
         await self._aborting.abort_transaction()
@@ -122,6 +124,7 @@ class KafkaDestinationHarness:
 
 def letter_of(record: topics.Consumed) -> StoredLetter:
     """What a consumer of the dead-letter topic makes of ``record``."""
+
     def said(name: str) -> str:
         return (record.header(f"stream-runner-{name}") or b"").decode()
 

@@ -53,13 +53,17 @@ def test_only_the_mark_that_paused_must_be_low_again() -> None:
 
 def test_a_pause_names_the_mark_that_keeps_it() -> None:
     flow = a_flow()
-    _update(flow, 100, 1, 1)
-    assert not _update(flow, 60, 1, 50), "the first reason still holds"
-    assert flow.reason is PauseReason.BUFFER_RECORDS
-    assert _update(flow, 50, 1, 50)
-    assert flow.reason is PauseReason.MAXIMUM_AHEAD
-    assert _update(flow, 100, 1, 25)
-    assert flow.reason is PauseReason.BUFFER_RECORDS
+    told = []
+    for records, ahead in [(100, 1), (60, 50), (50, 50), (100, 26), (100, 25)]:
+        changed = _update(flow, records, 1, ahead)
+        told.append((changed, flow.reason))
+    assert told == [
+        (True, PauseReason.BUFFER_RECORDS),
+        (False, PauseReason.BUFFER_RECORDS),
+        (True, PauseReason.MAXIMUM_AHEAD),
+        (False, PauseReason.MAXIMUM_AHEAD),
+        (True, PauseReason.BUFFER_RECORDS),
+    ]
 
 
 def test_the_full_budget_of_the_process_pauses_who_holds_something() -> None:

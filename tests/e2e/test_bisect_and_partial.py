@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+
 from e2e_support import configuration
 from kafka_harness import oracle, producing, topics
 from kafka_harness.behaviour import Behaviour
@@ -206,11 +207,9 @@ async def outcome(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> A
     await producing.produce(bootstrap, topic, [Item(b"{}", key) for key in KEYS])
     directory = tmp_path_factory.mktemp("rows")
     function = FunctionProcess(directory)
-    answers = {
-        name: [body.replace("{partition}", f"{topic}-0") for body in row.answers] for name, row in ROWS.items()
-    }
+    answers = {name: [body.replace("{partition}", f"{topic}-0") for body in row.answers] for name, row in ROWS.items()}
     await function.start(Behaviour(answers=answers))
-    base = {
+    base: dict[str, Any] = {
         "function_response_types": ["report_batch_item_failures"],
         "batch_size": len(KEYS),
         "destination_config": configuration.dead_letters_to(dead),

@@ -32,7 +32,7 @@ NewTopic = Callable[[], str]
 
 @dataclass(frozen=True)
 class _Scene:
-    """A mapping of two partitions; the first holds one poison record."""
+    """A mapping, named as its topic, of two partitions; the first holds one poison record."""
 
     broker: Broker
     function: FunctionProcess
@@ -70,14 +70,13 @@ def begin(
             kafka.bootstrap,
             topic,
             "function",
-            group=topic,
             commit_interval="200ms",
             batch_size=10,
             bisect_batch_on_function_error=True,
             maximum_retry_attempts=0,
             destination_config=dead_letters_to(letters_topic, **{"timeout": "2s", **settings}),
         )
-        runner = new_runner(process({"function": http(function.url)}, {"mapping": mapping}))
+        runner = new_runner(process({"function": http(function.url)}, {topic: mapping}))
         await runner.start()
         return _Scene(kafka, function, runner, topic, letters_topic, produced)
 
@@ -118,11 +117,11 @@ async def _until_refused(scene: _Scene, watch: CommitWatch, *, naming: str) -> N
 
     async def failed_often() -> bool:
         scrape = await scene.runner.scrape()
-        return scrape.value("stream_runner_dead_letter_write_failures_total", mapping="mapping") >= _FAILURES
+        return scrape.value("stream_runner_dead_letter_write_failures_total", mapping=scene.topic) >= _FAILURES
 
     await until_async(failed_often, what="storing the dead letter has failed several times")
-    assert await problem_reason(scene.runner, "mapping") == "DESTINATION_UNAVAILABLE"
-    view = await mapping_view(scene.runner, "mapping")
+    assert await problem_reason(scene.runner, scene.topic) == "DESTINATION_UNAVAILABLE"
+    view = await mapping_view(scene.runner, scene.topic)
     assert view["state"] == "problem"
     assert naming in view["problem"]["text"]
     await _assert_stopped(scene, watch)
@@ -131,14 +130,14 @@ async def _until_refused(scene: _Scene, watch: CommitWatch, *, naming: str) -> N
 async def _assert_stopped(scene: _Scene, watch: CommitWatch) -> None:
     """The checkpoint is at the poison; nothing behind it was begun or dropped; the other partition went on."""
     await watch.until_committed(scene.stopped_at)
-    assert await waiting_for(scene.runner, "mapping", 0) == "1 lane waits for the destination"
+    assert await waiting_for(scene.runner, scene.topic, 0) == "1 lane waits for the destination"
     seen = {
         offset for call in scene.function.calls() if call.partition == f"{scene.topic}-0" for offset in call.offsets
     }
     assert max(seen) == _POISON_OFFSET
     scrape = await scene.runner.scrape()
-    assert lag_records(scrape, "mapping") == {0: _RECORDS_OF_PARTITION - _POISON_OFFSET, 1: 0}
-    assert scrape.value("stream_runner_dead_letters_total", mapping="mapping", result="dropped") == 0
+    assert lag_records(scrape, scene.topic) == {0: _RECORDS_OF_PARTITION - _POISON_OFFSET, 1: 0}
+    assert scrape.value("stream_runner_dead_letters_total", mapping=scene.topic, result="dropped") == 0
     assert await scene.runner.healthy()
 
 
@@ -153,11 +152,11 @@ async def _assert_complete(scene: _Scene, watch: CommitWatch) -> None:
     watch.assert_safe(scene.produced, calls, letters)
 
     async def enabled() -> bool:
-        view = await mapping_view(scene.runner, "mapping")
+        view = await mapping_view(scene.runner, scene.topic)
         return (view["state"], view["problem"]) == ("enabled", None)
 
     await until_async(enabled, what="the mapping is without a problem", timeout=5.0)
     scrape = await scene.runner.scrape()
-    assert scrape.value("stream_runner_rebalances_total", mapping="mapping") == 1
+    assert scrape.value("stream_runner_rebalances_total", mapping=scene.topic) == 1
     scene.runner.terminate()
     assert await scene.runner.stopped() == 0

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from e2e_support import configuration, registering_function
 from e2e_support.registering_function import HostedFunction, Received
 from kafka_harness import producing, topics
@@ -17,7 +18,6 @@ from kafka_harness.broker import Broker
 from kafka_harness.producing import Item, Placed
 from kafka_harness.runner_process import RunnerProcess
 from kafka_harness.topics import Consumed
-
 from runner.clients.lines import decode_line
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(120)]
@@ -110,7 +110,7 @@ async def test_an_aws_handler_that_raises_is_reported_alike_in_process_and_behin
         "in-process": configuration.python(registering_function.HANDLER),
         "hosted": configuration.http(hosted.url),
     }
-    keys = {"maximum_retry_attempts": 0, "destination_config": configuration.dead_letters_to(dead)}
+    keys: dict[str, Any] = {"maximum_retry_attempts": 0, "destination_config": configuration.dead_letters_to(dead)}
     mappings = {name: configuration.from_kafka(kafka.bootstrap, topic, name, **keys) for name in functions}
     await _run(new_runner, configuration.process(functions, mappings), tmp_path / "register")
     letters = {letter.header("stream-runner-function"): letter for letter in await _read(kafka, dead)}

@@ -44,6 +44,17 @@ async def test_the_function_names_failures_until_the_poison_has_worn_off(
     assert [call.failed for call in function.calls()] == [expected, []]
 
 
+async def test_the_function_answers_a_mapping_word_for_word_as_often_as_it_is_told(function: FunctionProcess) -> None:
+    behaviour = Behaviour(answers={"mapping": ["{", "second"], "another": ["never"]})
+    await function.start(behaviour)
+    poison: list[tuple[int, bytes | None, object]] = [(0, b"a", {"poison": True})]
+    answers = [await _invoke(function, poison) for _ in range(3)]
+    assert answers[:2] == [(200, b"{"), (200, b"second")]
+    assert answers[2][0] == 500, "then it is itself again"
+    await function.behave(behaviour)
+    assert (await _invoke(function, poison))[1] == b"{"
+
+
 async def test_the_function_faults_at_a_rate_that_repeats_with_its_seed(function: FunctionProcess) -> None:
     faults = [Fault(rate=0.3, status=429, retry_after=0.5), Fault(rate=0.3, kind="reset")]
     await function.start()

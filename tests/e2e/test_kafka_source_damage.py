@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+
 from e2e_support.configuration import from_kafka, http, process
 from e2e_support.looking import lag_records, mapping_view, problem_reason
 from kafka_harness import oracle, placement, producing, topics

@@ -104,7 +104,7 @@ async def _survive(
     await function.start(behaviour)
     began = time.monotonic()
     async with stream.watch() as watch:
-        await _kill_repeatedly(runner, function, watch, killing)
+        await _kill_repeatedly(stream, runner, function, watch, killing)
         await runner.start()
         await stream.caught_up(watch, timeout=_CATCH_UP_TIMEOUT)
         runner.terminate()
@@ -121,15 +121,16 @@ async def _survive(
 
 
 async def _kill_repeatedly(
-    runner: RunnerProcess, function: FunctionProcess, watch: CommitWatch, killing: _Killing
+    stream: Stream, runner: RunnerProcess, function: FunctionProcess, watch: CommitWatch, killing: _Killing
 ) -> None:
     """Each life has committed before it is killed, some random number of calls later, in the middle of its work."""
     chooser = random.Random(killing.seed)
     longest = killing.calls // (_KILLS + 5)
     for _life in range(_KILLS):
-        before = committed_records(watch)
+        # Not what the watch saw last: the life before may have committed since.
+        before = await stream.committed()
         runner.launch()
-        await until_progress(watch, beyond=before)
+        await until_progress(watch, runner, beyond=before)
         await _until_calls(function, (await function.status()).calls + chooser.randrange(longest))
         runner.kill()
         assert committed_records(watch) < killing.records, "the work ended before the runner was killed"

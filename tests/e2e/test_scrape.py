@@ -6,6 +6,7 @@ import asyncio
 import subprocess
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -25,7 +26,7 @@ from kafka_harness.waiting import until_async
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(120)]
 
-_DELAY = scaled(5, 30)
+_DELAY = scaled(3, 30)
 _OLD = 3_600
 _TOLERANCE = 1.0
 
@@ -47,16 +48,16 @@ async def test_lag_follows_an_injected_delay_within_a_second(
 ) -> None:
     topic = new_topic()
     runner = await _run_on(kafka, function, new_runner, topic, partitions=2)
-    await _until_lag(runner, seconds={0: 0.0, 1: 0.0}, records={0: 0, 1: 0})
+    await _until_lag(runner, topic, seconds={0: 0.0, 1: 0.0}, records={0: 0, 1: 0})
     await function.behave(Behaviour(hang=True))
     for age in (0, _OLD):
         oldest = time.time() - age
         await _produce_stamped(kafka, topic, oldest, count=30)
         await until_async(lambda: _holds(function), what="the function holds the records")
-        seen = await _sample_lag(runner, oldest, partition=0, until=age + _DELAY)
+        seen = await _sample_lag(runner, topic, oldest, partition=0, until=age + _DELAY)
         assert all(other == {1: 0.0} for other in seen), "the other partition is not behind"
         await function.behave(Behaviour())
-        await _until_lag(runner, seconds={0: 0.0, 1: 0.0}, records={0: 0, 1: 0})
+        await _until_lag(runner, topic, seconds={0: 0.0, 1: 0.0}, records={0: 0, 1: 0})
         await function.behave(Behaviour(hang=True))
 
 
@@ -66,18 +67,24 @@ async def test_lag_counts_the_records_that_are_not_fetched_yet(
     topic = new_topic()
     buffer = {"records": 100, "bytes": "6MB"}
     runner = await _run_on(kafka, function, new_runner, topic, behaviour=Behaviour(hang=True), buffer=buffer)
-    for produced in (1_000, 2_000):
-        await producing.produce(kafka.bootstrap, topic, producing.numbered(1_000))
+    # The first fill the buffer, so that those after them are known only from asking for the end.
+    await producing.produce(kafka.bootstrap, topic, producing.numbered(500))
 
-        async def counted(expected: int = produced) -> bool:
-            return lag_records(await runner.scrape(), "mapping") == {0: expected}
+    async def paused() -> bool:
+        scrape = await runner.scrape()
+        return scrape.value("stream_runner_paused_partitions", mapping=topic, reason="buffer_records") == 1
 
-        await until_async(counted, what=f"{produced} records are behind", timeout=15.0)
+    await until_async(paused, what="the buffer is full")
+    await producing.produce(kafka.bootstrap, topic, producing.numbered(1_000))
+
+    async def counted() -> bool:
+        return lag_records(await runner.scrape(), topic) == {0: 1_500}
+
+    await until_async(counted, what="all records are counted", timeout=15.0)
     scrape = await runner.scrape()
-    assert 100 <= scrape.value("stream_runner_unsettled_records", mapping="mapping") < 1_000
-    assert scrape.value("stream_runner_paused_partitions", mapping="mapping", reason="buffer_records") == 1
+    assert scrape.value("stream_runner_unsettled_records", mapping=topic) <= 500
     await function.behave(Behaviour())
-    await _until_lag(runner, seconds={0: 0.0}, records={0: 0})
+    await _until_lag(runner, topic, seconds={0: 0.0}, records={0: 0})
 
 
 async def test_lag_is_absent_while_it_was_never_known(
@@ -85,8 +92,8 @@ async def test_lag_is_absent_while_it_was_never_known(
 ) -> None:
     await function.start()
     mappings = {
-        "no-topic": from_kafka(kafka.bootstrap, new_topic(), "function", group=new_topic()),
-        "no-broker": from_kafka(f"127.0.0.1:{free_port()}", new_topic(), "function", group=new_topic()),
+        "no-topic": from_kafka(kafka.bootstrap, new_topic(), "function"),
+        "no-broker": from_kafka(f"127.0.0.1:{free_port()}", new_topic(), "function"),
     }
     runner = new_runner(process({"function": http(function.url)}, mappings))
     await runner.start()
@@ -142,7 +149,7 @@ async def test_series_of_a_partition_go_with_it(
     first = await _run_on(kafka, function, new_runner, topic, partitions=4)
     every = {0, 1, 2, 3}
 
-    await _until_lag(first, seconds=dict.fromkeys(every, 0.0), records=dict.fromkeys(every, 0))
+    await _until_lag(first, topic, seconds=dict.fromkeys(every, 0.0), records=dict.fromkeys(every, 0))
     second = new_runner(_configuration(kafka, function, topic))
     await second.start()
 
@@ -169,9 +176,9 @@ async def _run_on(
     *,
     partitions: int = 1,
     behaviour: Behaviour | None = None,
-    **keys: object,
+    **keys: Any,
 ) -> RunnerProcess:
-    """A started process whose mapping ``mapping`` reads a new topic; ``keys`` are the mapping's."""
+    """A started process whose mapping, named as its topic, reads a new one; ``keys`` are the mapping's."""
     await topics.create_topic(kafka.bootstrap, topic, partitions=partitions)
     await function.start(behaviour)
     runner = new_runner(_configuration(kafka, function, topic, **keys))
@@ -179,9 +186,9 @@ async def _run_on(
     return runner
 
 
-def _configuration(kafka: Broker, function: FunctionProcess, topic: str, **keys: object) -> dict[str, object]:
-    mapping = from_kafka(kafka.bootstrap, topic, "function", group=topic, commit_interval="200ms", **keys)
-    return process({"function": http(function.url, timeout="60s")}, {"mapping": mapping})
+def _configuration(kafka: Broker, function: FunctionProcess, topic: str, **keys: Any) -> dict[str, Any]:
+    mapping = from_kafka(kafka.bootstrap, topic, "function", commit_interval="200ms", **keys)
+    return process({"function": http(function.url, timeout="60s")}, {topic: mapping})
 
 
 async def _produce_stamped(kafka: Broker, topic: str, oldest: float, *, count: int) -> None:
@@ -195,15 +202,17 @@ async def _holds(function: FunctionProcess) -> bool:
     return (await function.status()).held == 1
 
 
-async def _until_lag(runner: RunnerProcess, *, seconds: dict[int, float], records: dict[int, int]) -> None:
+async def _until_lag(runner: RunnerProcess, topic: str, *, seconds: dict[int, float], records: dict[int, int]) -> None:
     async def reached() -> bool:
         scrape = await runner.scrape()
-        return (lag_seconds(scrape, "mapping"), lag_records(scrape, "mapping")) == (seconds, records)
+        return (lag_seconds(scrape, topic), lag_records(scrape, topic)) == (seconds, records)
 
     await until_async(reached, what=f"the lag is {seconds} s, {records} records")
 
 
-async def _sample_lag(runner: RunnerProcess, oldest: float, *, partition: int, until: float) -> list[dict[int, float]]:
+async def _sample_lag(
+    runner: RunnerProcess, topic: str, oldest: float, *, partition: int, until: float
+) -> list[dict[int, float]]:
     """Scrape until the oldest record is ``until`` seconds old; the lag is right each time.
 
     Returns what was seen of the other partitions.
@@ -212,7 +221,7 @@ async def _sample_lag(runner: RunnerProcess, oldest: float, *, partition: int, u
 
     async def old_enough() -> bool:
         before = time.time() - oldest
-        lags = lag_seconds(await runner.scrape(), "mapping")
+        lags = lag_seconds(await runner.scrape(), topic)
         after = time.time() - oldest
         lag = lags.pop(partition)
         others.append(lags)

@@ -59,9 +59,8 @@ async def test_a_stop_makes_the_retries_that_wait_and_repeats_nothing(
     await function.start(Behaviour(delay_ms=5))
     async with stream.watch() as watch:
         for _stop in range(_STOPS):
-            before = committed_records(watch)
             await runner.start()
-            await until_progress(watch, beyond=before)
+            await until_progress(watch, runner)
             await _until_retries_wait(runner, stream, least=2)
             await _stop_in_time(runner)
             assert committed_records(watch) < len(stream.placed)
@@ -116,9 +115,8 @@ async def test_a_stop_with_parallel_lanes_repeats_nothing_of_a_healthy_function(
     await function.start(Behaviour(delay_ms=100))
     async with stream.watch() as watch:
         for _stop in range(_STOPS):
-            before = committed_records(watch)
             await runner.start()
-            await until_progress(watch, beyond=before)
+            await until_progress(watch, runner)
             await until_metric(runner, "inflight_invocations", least=4 * PARTITIONS)
             await _stop_in_time(runner)
             assert committed_records(watch) < len(stream.placed)
@@ -186,7 +184,7 @@ async def test_a_second_runner_joins_and_leaves_under_load(
                 await until_metric(guest, "records_settled_total", least=1, outcome="delivered")
                 await _stop_in_time(guest)
                 await until_assigned({host: PARTITIONS})
-                await until_progress(watch, beyond=committed_records(watch))
+                await until_progress(watch, host)
         await stream.caught_up(watch)
         await _stop_in_time(host)
     calls = function.calls()
@@ -222,13 +220,12 @@ async def test_reloads_under_load_change_one_mapping_and_leave_the_other_alone(
         ):
             await runner.start()
             for number in range(1, _RELOADS + 1):
-                before = committed_records(watch)
                 await _reload(runner, configs[number % 2])
                 # Every other reload comes while the one before it still drains or joins.
                 if number % 2 == 0:
                     await until_metric(runner, "assigned_partitions", least=PARTITIONS, mapping=changed.group)
-                    await until_progress(watch, beyond=before)
-                    await until_progress(other_watch, beyond=committed_records(other_watch))
+                    await until_progress(watch, runner)
+                    await until_progress(other_watch, runner)
             assert await metric(runner, "rebalances_total", mapping=unchanged.group) == 1
             assert await metric(runner, "rebalances_total", mapping=changed.group) > _RELOADS // 2
         for stream, its_watch in ((changed, watch), (unchanged, other_watch)):

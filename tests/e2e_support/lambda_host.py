@@ -56,7 +56,7 @@ class Runtime(BaseHTTPRequestHandler):
         else:
             self._answer(json.dumps(result).encode())
 
-    def log_message(self, format: str, *args: object) -> None:
+    def log_message(self, template: str, *args: object) -> None:
         """Nothing: what a test needs is in the function's own register."""
 
     def _answer(self, body: bytes, function_error: str | None = None) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from kafka_harness.function_process import FunctionProcess
 from kafka_harness.runner_process import RunnerProcess
 

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from kafka_harness import oracle, placement, producing, topics
 from kafka_harness.broker import Broker
+from kafka_harness.child import ChildFailed
 from kafka_harness.commit_watch import CommitWatch
 from kafka_harness.journal import Call
 from kafka_harness.producing import Item, Placed
@@ -63,6 +64,10 @@ class Stream:
         """The group's commits as seen from outside, while its block runs."""
         return CommitWatch(self.kafka.bootstrap, self.group)
 
+    async def committed(self) -> int:
+        """How many records the group's commits cover, by a look of its own."""
+        return sum((await topics.committed_offsets(self.kafka.bootstrap, self.group)).values())
+
     async def caught_up(self, watch: CommitWatch, *, timeout: float = 60.0) -> None:
         """Wait until the group has committed the end of every partition: none is stuck."""
         ends = await topics.end_offsets(self.kafka.bootstrap, self.topic)
@@ -106,9 +111,18 @@ def committed_records(watch: CommitWatch) -> int:
     return sum(watch.newest.values())
 
 
-async def until_progress(watch: CommitWatch, *, beyond: int, timeout: float = 30.0) -> None:
-    """Wait until more than ``beyond`` records are committed."""
-    await until(lambda: committed_records(watch) > beyond, what=f"more than {beyond} committed", timeout=timeout)
+async def until_progress(
+    watch: CommitWatch, runner: RunnerProcess, *, beyond: int | None = None, timeout: float = 30.0
+) -> None:
+    """Wait until more than ``beyond`` records (None: than now) are committed. Raises ChildFailed when it has ended."""
+    least = committed_records(watch) if beyond is None else beyond
+
+    def progressed() -> bool:
+        if not runner.process.running:
+            raise ChildFailed(f"{runner.name} ended with {runner.process.exit_code}:\n{runner.process.output()}")
+        return committed_records(watch) > least
+
+    await until(progressed, what=f"{runner.name} commits more than {least} records", timeout=timeout)
 
 
 async def metric(runner: RunnerProcess, name: str, **labels: str) -> float:

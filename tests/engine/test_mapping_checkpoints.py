@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import anyio
 import pytest
+
 from engine_harness.scripts import hanging_on, slow
 from engine_harness.world import World, function_of, invoked, source_of
-
 from runner.engine.mapping import Mapping
 from runner.model import Partition, Reason
 from runner.ports import CheckpointFailed, CheckpointFenced, SourceError
@@ -44,9 +44,7 @@ async def test_a_stop_lasts_no_longer_than_drain_and_commit_timeout() -> None:
     """The last checkpoint waits for one that the timer began, and both of them hang."""
     world = World()
     world.fill(b"stuck", b"a")
-    mapping = world.mapping(
-        hanging_on(b"stuck"), batch_size=1, drain_timeout=3, commit_timeout=5, commit_interval=1.5
-    )
+    mapping = world.mapping(hanging_on(b"stuck"), batch_size=1, drain_timeout=3, commit_timeout=5, commit_interval=1.5)
     async with world.running(mapping):
         await world.pass_time(0.5)
         source_of(mapping).hold_checkpoints()

@@ -6,9 +6,9 @@ from collections import Counter
 
 import anyio
 import pytest
-from engine_harness.scripts import THROTTLED, failing, in_turn, keys_in_lanes, naming, slow
-from engine_harness.world import EPOCH, World, function_of, invoked
 
+from engine_harness.scripts import THROTTLED, failing, in_turn, keys_in_lanes, naming, slow
+from engine_harness.world import EPOCH, World, function_of, invoked, told_of
 from runner.core.lanes import Ordering
 from runner.model import Condition, MappingState, Reason, Settlement
 from runner.ports import DestinationError
@@ -107,14 +107,12 @@ async def test_a_destination_that_is_down_is_waited_for() -> None:
     async with world.running(mapping):
         await world.pass_time(60)
         assert world.checkpoint() == 0
-        assert mapping.state is MappingState.PROBLEM
-        assert mapping.problem is not None
-        assert mapping.problem.reason is Reason.DESTINATION_UNAVAILABLE
+        assert told_of(mapping) == (MappingState.PROBLEM, Reason.DESTINATION_UNAVAILABLE)
         assert world.observer.calls["destination_failed"] > 3
         destination.available = True
         await world.pass_time(12)
         assert world.checkpoint() == 2
-        assert (mapping.state, mapping.problem) == (MappingState.ENABLED, None)
+        assert told_of(mapping) == (MappingState.ENABLED, None)
     assert [letter.record.value for letter in destination.letters] == [b"poison"]
 
 

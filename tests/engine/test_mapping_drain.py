@@ -6,9 +6,9 @@ from collections.abc import Callable, Collection, Sequence
 
 import anyio
 import pytest
+
 from engine_harness.scripts import FAILED, failing, hanging_on, in_turn, keys_in_lanes, slow, values
 from engine_harness.world import World, function_of, invoked, source_of
-
 from runner.core.lanes import Ordering
 from runner.model import SUCCEEDED, Fetched, Invocation, Outcome, Partition, Problem, Reason, Settlement
 from runner.ports import SourceError
@@ -214,7 +214,7 @@ async def test_a_stop_does_not_cut_off_a_drain_that_runs_inside_a_fetch() -> Non
     mapping = world.mapping(slow(6), source=source)
     async with world.running(mapping):
         await world.pass_time(0.5)
-        source.revoke = lambda: [one]  # type: ignore[method-assign]
+        source.revoke = lambda: [one]
         await world.pass_time(2)
         mapping.stop()
     assert function_of(mapping).calls[0].outcome is SUCCEEDED

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import anyio
 import pytest
-from engine_harness.scripts import FAILED, THROTTLED, failing, hanging_on, keys_in_lanes, slow
-from engine_harness.world import EPOCH, World, function_of, invoked, source_of
 
+from engine_harness.scripts import FAILED, THROTTLED, failing, hanging_on, keys_in_lanes, slow
+from engine_harness.world import EPOCH, World, function_of, invoked, source_of, told_of
 from runner.core.lanes import Ordering
-from runner.model import SUCCEEDED, Invocation, MappingState, Outcome, Problem, Reason, Settlement
+from runner.model import SUCCEEDED, Invocation, MappingState, Outcome, Reason, Settlement
+from runner.ports import DestinationError
 from runner.testing import MemoryDestination
 
 
@@ -186,26 +187,23 @@ async def test_a_partition_that_cannot_be_read_is_a_problem_and_the_others_go_on
     async with world.running(mapping):
         await world.pass_time(2.5)
         assert world.stream.checkpoints == {zero: 1, one: 2}
-        assert mapping.state is MappingState.PROBLEM
-        assert mapping.problem == Problem(
-            Reason.EVENT_SOURCE_UNREADABLE, "orders-0: position 1 cannot be read", ""
-        )
+        assert told_of(mapping) == (MappingState.PROBLEM, Reason.EVENT_SOURCE_UNREADABLE)
         world.stream.repair(0)
         await world.pass_time(2.5)
         assert world.stream.checkpoints == {zero: 2, one: 2}
-        assert mapping.state is MappingState.ENABLED
+        assert told_of(mapping) == (MappingState.ENABLED, None)
     assert [state for state, _ in world.observer.states] == [MappingState.PROBLEM, MappingState.ENABLED]
 
 
 async def test_a_mapping_without_a_partition_is_idle() -> None:
     world = World()
     mapping = world.mapping(source=world.source(assign=()))
-    assert mapping.state is MappingState.CREATING
+    assert told_of(mapping) == (MappingState.CREATING, None)
     async with world.running(mapping):
         await world.pass_time(1)
-        assert mapping.state is MappingState.IDLE
+        assert told_of(mapping) == (MappingState.IDLE, None)
         mapping.stop()
-        assert mapping.state is MappingState.DISABLING
+        assert told_of(mapping) == (MappingState.DISABLING, None)
 
 
 async def test_the_lag_is_the_age_of_the_oldest_unsettled_record_in_every_state() -> None:
@@ -229,3 +227,21 @@ async def test_the_lag_is_the_age_of_the_oldest_unsettled_record_in_every_state(
         destination.release()
         await world.pass_time(3)
         assert worker.lag_seconds(world.clock.now(), source_of(mapping).backlog(worker.partition)) == 0
+
+
+async def test_a_lane_whose_dead_letters_are_stored_in_part_is_still_named() -> None:
+    world = World()
+    stuck, free = keys_in_lanes([2, 3], factor=4)
+    world.fill(b"p0", b"p1", key=stuck)
+    destination = MemoryDestination()
+    destination.faults.extend([None, *[DestinationError("no")] * 20])
+    mapping = world.mapping(
+        failing(b"p0"), destination=destination, ordering=Ordering.KEY, factor=4, ahead=10, attempts=0
+    )
+    async with world.running(mapping):
+        world.fill_numbers(10, key=free)
+        await world.pass_time(1)
+        assert world.observer.pauses == [("maximum_ahead", "lane 2 waits for the destination")]
+        [worker] = mapping.workers.values()
+        assert worker.tracker.checkpoint == 1
+        destination.faults.clear()

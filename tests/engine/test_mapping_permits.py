@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import anyio
 import pytest
+
 from engine_harness.observing import RecordingObserver
 from engine_harness.scripts import hanging_on, slow
 from engine_harness.world import World, function_of, invoked
-
 from runner.core.lanes import Ordering
 from runner.core.permits import Permits
 from runner.engine.mapping import Mapping

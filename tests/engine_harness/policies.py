@@ -39,9 +39,7 @@ def a_policy(
     return MappingPolicy(
         name=name,
         function="scripted",
-        batch=BatchPolicy(
-            records=batch_size, window=window, maximum_bytes=1 << 20, size_of=lambda record: record.size
-        ),
+        batch=BatchPolicy(records=batch_size, window=window, maximum_bytes=1 << 20, size_of=lambda record: record.size),
         delivery=DeliveryPolicy(
             retry=RetryPolicy(
                 maximum_attempts=attempts, initial_backoff=backoff, maximum_backoff=maximum_backoff, maximum_age=age

@@ -7,14 +7,14 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
+
 from engine_harness.observing import RecordingObserver
 from engine_harness.policies import a_policy
-
 from runner.core.flow import ByteBudget
 from runner.core.permits import Permits
 from runner.engine.clock import LoopClock
 from runner.engine.mapping import Mapping
-from runner.model import NO_TIMESTAMP, Partition, Position
+from runner.model import NO_TIMESTAMP, MappingState, Partition, Position, Reason
 from runner.ports import Destination
 from runner.testing import MemorySource, MemoryStream, ScriptedFunction
 from runner.testing.function import Script
@@ -141,3 +141,8 @@ def function_of(mapping: Mapping) -> ScriptedFunction:
 def invoked(mapping: Mapping) -> list[list[bytes | None]]:
     """The values of each invocation so far, in the order of their starts."""
     return [[record.value for record in call.invocation.records] for call in function_of(mapping).calls]
+
+
+def told_of(mapping: Mapping) -> tuple[MappingState, Reason | None]:
+    """The state of a mapping, with the reason when it is in a problem."""
+    return mapping.state, None if mapping.problem is None else mapping.problem.reason

@@ -1,10 +1,14 @@
 """A function as people write it for AWS Lambda: the standard library, an event, a context, nothing of Stream Runner."""
 
+from __future__ import annotations
+
 import json
 import os
+from pathlib import Path
+from typing import Any
 
 
-def handler(event, context):
+def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
     """Note the call in the file that REGISTER names, and name the records that carry a ``reject`` header as failed.
 
     A ``fail`` header, whose value is a number, makes it raise with so long a message.
@@ -12,9 +16,9 @@ def handler(event, context):
     failures = []
     for partition, records in event["records"].items():
         for record in records:
-            headers = {name: bytes(byte % 256 for byte in value or []) for each in record["headers"] for name, value in each.items()}
+            headers = {name: value for header in record["headers"] for name, value in header.items()}
             if "fail" in headers:
-                raise ValueError("x" * int(headers["fail"]))
+                raise ValueError("x" * int(bytes(headers["fail"])))
             if "reject" in headers:
                 failures.append({"itemIdentifier": {"partition": partition, "offset": record["offset"]}})
     note = {
@@ -24,6 +28,6 @@ def handler(event, context):
         "remaining_ms": context.get_remaining_time_in_millis(),
         "arn": context.invoked_function_arn,
     }
-    with open(os.environ["REGISTER"], "a", encoding="utf-8") as register:
+    with Path(os.environ["REGISTER"]).open("a", encoding="utf-8") as register:
         register.write(json.dumps(note) + "\n")
     return {"batchItemFailures": failures}

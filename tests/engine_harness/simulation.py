@@ -1,0 +1,431 @@
+"""A seeded life of a group of members: records, outcomes, rebalances, faults, stops, crashes; then all is healed."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+
+import anyio
+import anyio.abc
+
+from engine_harness.oracle import CheckedStream, CheckingObserver, Oracle, Violation
+from engine_harness.policies import a_policy
+from engine_harness.scripts import FAILED, PARTIAL
+from runner.core.flow import ByteBudget
+from runner.core.lanes import Ordering
+from runner.core.permits import Permits
+from runner.engine.clock import LoopClock
+from runner.engine.mapping import Mapping
+from runner.engine.policy import MappingPolicy
+from runner.model import (
+    SUCCEEDED,
+    DeadLetter,
+    ErrorKind,
+    FunctionError,
+    Invocation,
+    Outcome,
+    Partition,
+    PartlyFailed,
+    Problem,
+    Reason,
+    Record,
+    Throttled,
+)
+from runner.ports import CheckpointFailed, CheckpointFenced, DestinationError, SourceError
+from runner.testing import MemoryDestination, MemorySource, ScriptedFunction
+
+THROTTLED = FunctionError(ErrorKind.THROTTLED, "429", "slow down")
+INJECTED = Problem(Reason.EVENT_SOURCE_UNREACHABLE, "injected")
+EPOCH = 1_000_000.0
+HEALED_WITHIN = 3_600.0  # virtual seconds
+POISON, TOMBSTONE_SHARE, REFUSED_SHARE = b"poison", 0.05, 0.1
+
+
+@dataclass
+class Scenario:
+    """What a seed decides before anything happens."""
+
+    seed: int
+    rng: random.Random = field(init=False)
+
+    def __post_init__(self) -> None:
+        rng = self.rng = random.Random(self.seed)
+        self.ordering = rng.choice(list(Ordering))
+        self.factor = 1 if self.ordering is Ordering.PARTITION else rng.choice([1, 2, 5, 16])
+        self.attempts = rng.choice([-1, 0, 1, 3])
+        self.has_destination = rng.random() < 0.7
+        self.is_partial = rng.random() < 0.4
+        self.poison_share = rng.choice([0.0, 0.02, 0.2])
+        self.failing_share = rng.choice([0.0, 0.05, 0.3])
+        self.throttling_share = rng.choice([0.0, 0.1, 0.3])
+        self.hanging_share = rng.choice([0.0, 0.0, 0.02])
+        self.latencies = rng.choice([[0.0, 0.0, 0.3], [0.05, 0.5], [0.2, 2.0]])
+        self.partitions = rng.randint(1, 3)
+        self.permits = rng.choice([1, 2, 5, 100])
+        self.budget = rng.choice([300, 1 << 30])
+        self.maximum_fetch_records = rng.choice([1, 7, 50])
+        self.keys: list[bytes | None] = [None, *self._keys(rng.choice([1, 4, 12]))]
+        self.policy = self._policy(rng)
+
+    def _keys(self, count: int) -> list[bytes]:
+        """Their lanes are the seed's choice, since the hash that picks lanes differs from process to process."""
+        keys: list[bytes] = []
+        number = 0
+        for _ in range(count):
+            lane = self.rng.randrange(self.factor)
+            while hash(b"k%d" % number) % self.factor != lane:
+                number += 1
+            keys.append(b"k%d" % number)
+            number += 1
+        return keys
+
+    def _policy(self, rng: random.Random) -> MappingPolicy:
+        return a_policy(
+            name=f"seed-{self.seed}",
+            batch_size=rng.choice([1, 3, 10]),
+            window=rng.choice([0.0, 0.3, 3.0]),
+            ordering=self.ordering,
+            factor=self.factor,
+            attempts=self.attempts,
+            backoff=rng.choice([0.1, 1.0]),
+            maximum_backoff=4.0,
+            age=rng.choice([None, None, 15.0]),
+            bisect=rng.random() < 0.5,
+            records=rng.choice([5, 40, 10_000]),
+            size=rng.choice([100, 1 << 20]),
+            ahead=rng.choice([3, 30, 10_000]),
+            concurrency=rng.choice([None, 1, 4]),
+            wants=(lambda record: record.value != b"refused") if rng.random() < 0.4 else None,
+            skip_tombstones=rng.random() < 0.3,
+            drain_timeout=rng.choice([0.3, 3.0, 8.0]),
+            commit_interval=rng.choice([0.2, 1.0]),
+            commit_timeout=rng.choice([0.5, 2.0]),
+        )
+
+    def a_value(self) -> bytes | None:
+        roll = self.rng.random()
+        if roll < self.poison_share:
+            return POISON
+        if roll > 1 - TOMBSTONE_SHARE:
+            return None
+        return b"refused" if roll > 1 - TOMBSTONE_SHARE - REFUSED_SHARE else b"good"
+
+
+class CheckedDestination(MemoryDestination):
+    """Tells the oracle what it stores."""
+
+    def __init__(self, oracle: Oracle) -> None:
+        super().__init__()
+        self._oracle = oracle
+
+    def _store(self, letter: DeadLetter) -> DestinationError | None:
+        error = super()._store(letter)
+        if error is None:
+            self._oracle.stored(letter)
+        return error
+
+
+class GroupSource(MemorySource):
+    """A member's source: a checkpoint of a partition that it has let go is a violation, not a mere refusal."""
+
+    async def checkpoint(self, positions: object) -> None:
+        strangers = [each for each in positions if each not in self.assigned]  # type: ignore[attr-defined]
+        if strangers:
+            raise Violation(f"a checkpoint of {strangers}, which were let go")
+        await super().checkpoint(positions)  # type: ignore[arg-type]
+
+
+class Member:
+    """One life of a mapping."""
+
+    def __init__(self, simulation: Simulation) -> None:
+        world = simulation
+        self.observer = CheckingObserver(world.oracle, world.stream)
+        self.source = GroupSource(
+            world.stream,
+            now=world.clock.now,
+            assign=(),
+            maximum_fetch_records=world.scenario.maximum_fetch_records,
+        )
+        self.mapping = Mapping(
+            policy=world.scenario.policy,
+            source=self.source,
+            function=ScriptedFunction(world.answer, now=world.clock.now),
+            destination=world.destination if world.scenario.has_destination else None,
+            observer=self.observer,
+            clock=world.clock,
+            process_permits=world.permits,
+            function_permits=None,
+            budget=world.budget,
+            jitter=world.rng.random,
+        )
+        self.over = anyio.Event()
+        self._scope = anyio.CancelScope()
+
+    @property
+    def is_live(self) -> bool:
+        return not self.over.is_set() and not self.mapping.is_stopping
+
+    async def run(self) -> None:
+        try:
+            with self._scope:
+                await self.mapping.run()
+        except SourceError as error:
+            if error.problem != INJECTED:
+                raise
+        finally:
+            self.over.set()
+
+    async def stop(self) -> None:
+        self.mapping.stop()
+        await self.over.wait()
+
+    async def crash(self) -> None:
+        self._scope.cancel()
+        await self.over.wait()
+
+
+class Simulation:
+    """Made inside a running loop of virtual time."""
+
+    def __init__(self, seed: int) -> None:
+        self.scenario = Scenario(seed)
+        self.rng = self.scenario.rng
+        self.clock = LoopClock(epoch=EPOCH)
+        self.stream = CheckedStream(self.scenario.partitions)
+        self.oracle = Oracle(
+            self.stream,
+            self.scenario.ordering,
+            self.scenario.attempts,
+            has_destination=self.scenario.has_destination,
+        )
+        self.destination = CheckedDestination(self.oracle)
+        self.permits = Permits(self.scenario.permits)
+        self.budget = ByteBudget(self.scenario.budget)
+        self.members: list[Member] = []
+        self.log: list[str] = []
+        self._healed = anyio.Event()
+        self._tasks: anyio.abc.TaskGroup | None = None
+
+    async def run(self) -> None:
+        """Raises Violation."""
+        async with anyio.create_task_group() as tasks:
+            self._tasks = tasks
+            self._join()
+            await self._rebalance()
+            await self._append()
+            for _ in range(self.rng.randint(10, 40)):
+                await self._act()
+                await anyio.sleep(self.rng.choice([0.0, 0.1, 0.7, 2.0]))
+            await self._heal()
+            await self._stop_all()
+            tasks.cancel_scope.cancel()
+        if self.permits.in_use or self.budget.used:
+            raise Violation(f"{self.permits.in_use} permits and {self.budget.used} bytes were not given back")
+
+    # --- the function
+
+    async def answer(self, invocation: Invocation) -> Outcome:
+        self.oracle.begins(invocation)
+        try:
+            outcome = await self._decide(invocation)
+            failed = outcome.positions if isinstance(outcome, PartlyFailed) else frozenset()
+            if outcome is SUCCEEDED or failed:
+                self.oracle.handled([each for each in invocation.records if each.position not in failed])
+            return outcome
+        finally:
+            self.oracle.ends(invocation)
+
+    async def _decide(self, invocation: Invocation) -> Outcome:
+        scenario, rng = self.scenario, self.rng
+        if not self._healed.is_set():
+            if rng.random() < scenario.hanging_share:
+                await self._healed.wait()
+                return FAILED
+            await anyio.sleep(rng.choice(scenario.latencies))
+            roll = rng.random()
+            if roll < scenario.throttling_share:
+                return Throttled(THROTTLED, rng.choice([None, 0.0, 1.5]))
+            if roll > 1 - scenario.failing_share:
+                return FAILED
+        return self._judge(invocation.records)
+
+    def _judge(self, records: Sequence[Record]) -> Outcome:
+        poison = [record for record in records if record.value == POISON]
+        if not poison or (self._healed.is_set() and self.scenario.attempts < 0):
+            return SUCCEEDED
+        if not self.scenario.is_partial:
+            return FAILED
+        return PartlyFailed(frozenset(each.position for each in records if self._is_behind(each, poison)), PARTIAL)
+
+    def _is_behind(self, record: Record, poison: Sequence[Record]) -> bool:
+        """A function that keeps the order does nothing of a group behind what it failed on."""
+        group = self.oracle.group_of(record)
+        if group is None:
+            return record in poison
+        return any(self.oracle.group_of(each) == group and each.sequence <= record.sequence for each in poison)
+
+    # --- what happens
+
+    async def _act(self) -> None:
+        actions: list[tuple[int, Callable[[], Awaitable[None]]]] = [
+            (8, self._append),
+            (3, self._rebalance_action),
+            (2, self._stop_one),
+            (1, self._stop_during_a_rebalance),
+            (2, self._crash_one),
+            (2, self._join_action),
+            (2, self._refuse_checkpoints),
+            (1, self._hold_checkpoints),
+            (1, self._fence_one),
+            (1, self._fail_a_fetch),
+            (2, self._toggle_destination),
+            (1, self._hold_destination),
+            (1, self._toggle_stream),
+        ]
+        [(_, action)] = self.rng.choices(actions, [weight for weight, _ in actions])
+        self.log.append(f"{self.clock.now() - EPOCH:.1f} {getattr(action, '__name__', '')}")
+        await action()
+
+    async def _append(self) -> None:
+        for _ in range(self.rng.choice([1, 20, 80])):
+            partition = self.rng.choice(self.stream.partitions)
+            stamp = int(self.clock.now() * 1000)
+            self.stream.append(partition, self.rng.choice(self.scenario.keys), self.scenario.a_value(), (), stamp)
+            if self.rng.random() < 0.05:
+                self.stream.append_hole(partition, self.rng.randint(1, 4))
+
+    def _join(self) -> None:
+        if len(self._live()) < 3:
+            assert self._tasks is not None
+            member = Member(self)
+            self.members.append(member)
+            self._tasks.start_soon(member.run)
+
+    async def _join_action(self) -> None:
+        self._join()
+
+    async def _rebalance_action(self) -> None:
+        await self._rebalance()
+
+    async def _rebalance(self) -> None:
+        """As a group does: everybody lets go first, then everybody takes."""
+        await anyio.sleep(0.01)  # those that have just joined open their sources
+        live = self._live()
+        if not live:
+            return
+        targets: dict[int, list[Partition]] = {index: [] for index in range(len(live))}
+        for partition in self.stream.partitions:
+            targets[self.rng.randrange(len(live))].append(partition)
+        async with anyio.create_task_group() as tasks:
+            for index, member in enumerate(live):
+                kept = [partition for partition in member.source.assigned if partition in targets[index]]
+                tasks.start_soon(member.source.rebalance, kept)
+        for index, member in enumerate(live):
+            if member.is_live:
+                free = [partition for partition in targets[index] if not self._is_owned(partition, member)]
+                await member.source.rebalance(free)
+
+    def _is_owned(self, partition: Partition, by_another_than: Member) -> bool:
+        return self.stream.owners.get(partition) not in (None, by_another_than.source)
+
+    def _live(self) -> list[Member]:
+        return [member for member in self.members if member.is_live]
+
+    def _one(self) -> Member | None:
+        live = self._live()
+        return self.rng.choice(live) if live else None
+
+    async def _stop_one(self) -> None:
+        member = self._one()
+        if member is not None:
+            await member.stop()
+
+    async def _stop_during_a_rebalance(self) -> None:
+        member = self._one()
+        if member is not None:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._rebalance)
+                await anyio.sleep(self.rng.choice([0.0, 0.02, 1.0]))
+                tasks.start_soon(member.stop)
+
+    async def _crash_one(self) -> None:
+        member = self._one()
+        if member is not None:
+            await member.crash()
+
+    async def _refuse_checkpoints(self) -> None:
+        for member in self._live():
+            member.source.checkpoint_faults.extend([CheckpointFailed("injected")] * self.rng.randint(1, 3))
+
+    async def _hold_checkpoints(self) -> None:
+        member = self._one()
+        if member is not None:
+            member.source.hold_checkpoints()
+            await anyio.sleep(self.rng.choice([0.1, 1.0, 4.0]))
+            member.source.release_checkpoints()
+
+    async def _fence_one(self) -> None:
+        """A member that fell out of its group loses what it has, and comes back."""
+        member = self._one()
+        if member is not None:
+            member.source.checkpoint_faults.append(CheckpointFenced("injected"))
+            await anyio.sleep(self.rng.choice([0.0, 1.5]))
+            if member.is_live:
+                await member.source.rebalance([])
+            member.source.checkpoint_faults.clear()
+
+    async def _fail_a_fetch(self) -> None:
+        member = self._one()
+        if member is not None:
+            member.source.fetch_faults.append(SourceError(INJECTED))
+
+    async def _toggle_destination(self) -> None:
+        self.destination.available = not self.destination.available
+
+    async def _hold_destination(self) -> None:
+        self.destination.hold()
+        await anyio.sleep(self.rng.choice([0.1, 2.0]))
+        self.destination.release()
+
+    async def _toggle_stream(self) -> None:
+        self.stream.available = not self.stream.available
+        self.stream.changed()
+
+    # --- the end
+
+    async def _heal(self) -> None:
+        """I1 and I7: after that everything comes to its end."""
+        self.log.append(f"{self.clock.now() - EPOCH:.1f} heal")
+        self._healed.set()
+        self.stream.available = self.destination.available = True
+        self.stream.changed()
+        for member in self._live():
+            member.source.checkpoint_faults.clear()
+            member.source.fetch_faults.clear()
+        deadline = self.clock.now() + HEALED_WITHIN
+        await anyio.sleep(15)  # a fetch that had failed ends its member's life now
+        if not self._live():
+            self._join()
+        await self._rebalance()
+        while not self.oracle.is_done:
+            if self.clock.now() > deadline:
+                raise Violation("\n".join(["something is stuck:", *self._describe()]))
+            await anyio.sleep(1.0)
+
+    async def _stop_all(self) -> None:
+        live = self._live()
+        before = sum(member.observer.announced for member in live)
+        for member in live:
+            await member.stop()
+        if sum(member.observer.announced for member in live) != before:
+            raise Violation("a clean stop of what is all settled announces repeated records")
+
+    def _describe(self) -> list[str]:
+        lines = [f"{each}: {self.oracle.unsettled(each)}, {self.stream.checkpoints}" for each in self.stream.partitions]
+        for member in self.members:
+            for partition, worker in member.mapping.workers.items():
+                lanes = [(lane.index, lane.state.name, len(lane.batcher)) for lane in worker.lanes.values()]
+                lines.append(f"{partition} live={member.is_live} paused={worker.flow.reason} lanes={lanes}")
+        return lines
