@@ -8,17 +8,18 @@ import asyncio
 import logging
 import math
 import ssl
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.client import AIOKafkaClient
 from aiokafka.conn import AIOKafkaConnection
 from aiokafka.errors import AuthenticationFailedError, KafkaConfigurationError
 from aiokafka.protocol.metadata import MetadataRequest
+from aiokafka.structs import OffsetAndMetadata
 
 from runner.clients.secret import Secret, SecretUnreadable
 from runner.clients.tls import TlsNotValid, TlsSettings, build_ssl_context
@@ -191,6 +192,20 @@ def _adapt(client: AIOKafkaClient, connection: KafkaConnection) -> None:
     # properties of the new class win over the attributes of the same names that the constructor has set.
     client.__class__ = _Client
     client.credentials = Credentials(connection)
+
+
+async def commit(consumer: AIOKafkaConsumer, offsets: Mapping[TopicPartition, OffsetAndMetadata]) -> None:
+    """The consumer's own ``commit``, which may be cancelled. Raises aiokafka's errors.
+
+    The request goes on inside aiokafka then, and its error would be reported as one that nobody asked for.
+    """
+    try:
+        await consumer.commit(dict(offsets))
+    except asyncio.CancelledError:
+        for task in _tasks_inside(consumer, consumer._client):
+            if getattr(task.get_coro(), "__name__", "") == "_do_commit_offsets":
+                task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        raise
 
 
 _stopping: set[asyncio.Task[None]] = set()

@@ -15,6 +15,10 @@ class PauseReason(enum.StrEnum):
     PROCESS_BUFFER = "process_buffer"
 
 
+RECORD_OVERHEAD = 256
+"""Bytes of memory that an unsettled record is counted with besides its own, so that many small ones are bounded too."""
+
+
 @dataclass(frozen=True, slots=True)
 class FlowLimits:
     """The high marks of one partition: unsettled records and bytes, and records settled beyond the checkpoint."""

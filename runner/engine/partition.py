@@ -9,7 +9,7 @@ import anyio
 
 from runner.core.batcher import Batcher
 from runner.core.delivery import Delivery
-from runner.core.flow import ByteBudget, Flow
+from runner.core.flow import RECORD_OVERHEAD, ByteBudget, Flow
 from runner.core.lag import Lag
 from runner.core.lanes import Lanes
 from runner.core.tracker import Tracker
@@ -95,7 +95,7 @@ class PartitionWorker:
         records = fetched.records
         self.tracker.fetched([record.position for record in records], fetched.next_position)
         self.unsettled_bytes += fetched.size
-        self._budget.used += fetched.size
+        self._budget.used += fetched.size + RECORD_OVERHEAD * len(records)
         self._lag.note_end(backlog)
         wanted = self._wanted(records, now)
         for index, part in self._places.place(wanted):
@@ -244,19 +244,22 @@ class PartitionWorker:
         self.tracker.settle(records)
         size = sum([record.size for record in records])
         self.unsettled_bytes -= size
-        self._budget.used -= size
+        self._budget.used -= size + RECORD_OVERHEAD * len(records)
         self._lag.note_settled()
         self._observer.records_settled(self.partition, how, records, now)
 
     # --- flow
 
+    @property
+    def held_bytes(self) -> int:
+        """What the unsettled records take of the limits."""
+        return self.unsettled_bytes + RECORD_OVERHEAD * self.tracker.unsettled_records
+
     def update_flow(self) -> None:
         tracker = self.tracker
         if self._line is not None or self.is_discarded:
             return
-        if not self.flow.update(
-            records=tracker.unsettled_records, size=self.unsettled_bytes, ahead=tracker.ahead_records
-        ):
+        if not self.flow.update(records=tracker.unsettled_records, size=self.held_bytes, ahead=tracker.ahead_records):
             return
         paused = self.flow.reason is not None
         self._host.set_paused(self, paused)
@@ -346,7 +349,7 @@ class PartitionWorker:
             lane.stop_waiting()
             if lane.cancel is not None:
                 lane.cancel()
-        self._budget.used -= self.unsettled_bytes
+        self._budget.used -= self.held_bytes
         self.unsettled_bytes = 0
         self._quiet.set()
 

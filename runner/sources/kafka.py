@@ -13,7 +13,7 @@ from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitio
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError, for_code
 from aiokafka.structs import OffsetAndMetadata
 
-from runner.clients.kafka import KafkaConnection, build_admin, build_consumer, stop_client
+from runner.clients.kafka import KafkaConnection, build_admin, build_consumer, commit, stop_client
 from runner.clients.kafka_errors import is_retriable
 from runner.clients.kafka_groups import committed_offsets
 from runner.clients.kafka_probe import diagnose
@@ -333,7 +333,7 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
         if not self._is_member:
             raise CheckpointFenced("this member is not in the group any more")
         try:
-            await consumer.commit(offsets)
+            await commit(consumer, offsets)
         except (CommitFailedError, IllegalStateError) as error:
             raise CheckpointFenced(str(error)) from error
         except KafkaError as error:

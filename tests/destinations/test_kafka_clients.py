@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from aiokafka import AIOKafkaConsumer
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
 from aiokafka.errors import (
@@ -21,6 +22,7 @@ from aiokafka.errors import (
     TopicAuthorizationFailedError,
     UnknownTopicOrPartitionError,
 )
+from aiokafka.structs import OffsetAndMetadata
 
 from kafka_harness.access import set_scram_password
 from kafka_harness.broker import Broker
@@ -36,6 +38,7 @@ from runner.clients.kafka import (
     build_admin,
     build_consumer,
     build_producer,
+    commit,
     stop_client,
 )
 from runner.clients.kafka_errors import FencedInstanceIdError, is_retriable, problem_of
@@ -318,3 +321,29 @@ async def test_a_cancelled_stop_still_ends(kafka: Broker) -> None:
     with pytest.raises(asyncio.CancelledError):
         await stop
     await until(lambda: asyncio.all_tasks() <= before, what="the client's tasks have ended", every=0.01)
+
+
+async def test_a_commit_that_was_cancelled_leaves_no_error_that_nobody_asked_for(kafka: Broker) -> None:
+    topic = fresh("cancelled-commit")
+    await create_topic(kafka.bootstrap, topic)
+    reported: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+    consumer = build_consumer(
+        connection(kafka.bootstrap), group_id=topic, auto_offset_reset="earliest", request_timeout_ms=1000
+    )
+    consumer.subscribe(topics=[topic])
+    await consumer.start()
+    try:
+        kafka.pause()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.2):
+                await commit(consumer, {TopicPartition(topic, 0): OffsetAndMetadata(0, "")})
+        (request,) = [task for task in asyncio.all_tasks() if "_do_commit_offsets" in repr(task.get_coro())]
+        await asyncio.wait({request}, timeout=10)
+        assert request.done()
+        del request
+        gc.collect()
+        assert reported == []
+    finally:
+        kafka.resume()
+        await stop_client(consumer, 10.0)

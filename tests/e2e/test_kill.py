@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 import pytest
 
+from e2e_support.configuration import http
 from e2e_support.scale import FULL, MINUTE, scaled
-from e2e_support.stream import Stream, committed_records, configuration, http_function, until_progress
+from e2e_support.stream import Stream, committed_records, configuration, until_progress
 from kafka_harness import oracle, producing
 from kafka_harness.behaviour import Behaviour, Fault
 from kafka_harness.broker import Broker
@@ -53,9 +54,8 @@ async def test_kills_with_order_by_partition_and_bisect(
         maximum_batching_window="20ms",
         bisect_batch_on_function_error=True,
         maximum_retry_attempts=2,
-        retry_backoff={"initial": "5ms", "maximum": "20ms"},
     )
-    runner = new_runner(configuration(http_function(function.url), (stream, mapping)))
+    runner = new_runner(configuration(http(function.url), (stream, mapping)))
     killing = _Killing(records=scaled(20_000, 100_000), calls=scaled(14_000, 70_000), seed=1)
     items = [_failing_twice(item) if n % 50 == 7 else item for n, item in enumerate(_with_poison(killing.records))]
     await _survive(stream, items, function, Behaviour(delay_ms=1), runner, killing, by="partition")
@@ -76,10 +76,9 @@ async def test_kills_with_order_by_key_and_partial_failures(
         batch_size=20,
         maximum_batching_window="20ms",
         maximum_retry_attempts=3,
-        retry_backoff={"initial": "5ms", "maximum": "20ms"},
         function_response_types=["report_batch_item_failures"],
     )
-    runner = new_runner(configuration(http_function(function.url), (stream, mapping)))
+    runner = new_runner(configuration(http(function.url), (stream, mapping)))
     killing = _Killing(records=scaled(20_000, 100_000), calls=scaled(5_000, 25_000), seed=2)
     behaviour = Behaviour(
         delay_ms=20,

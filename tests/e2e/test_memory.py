@@ -82,11 +82,9 @@ async def test_a_hanging_function_costs_bounded_memory_and_nobody_else_anything(
     await until_async(hung_long_enough, what=f"the function hung for {_HANG} s", timeout=_HANG + 30.0, every=0.2)
     during.append(await _burst_rate(scene))
     assert (await hanging.status()).calls == 0
-    print("RSS", scene.rss_bytes[0], max(scene.rss_bytes), scene.rss_bytes[-1], len(scene.rss_bytes))
     assert max(scene.rss_bytes) < _BUFFER_BYTES + _ALLOWANCE_BYTES
     await hanging.behave(Behaviour())
     await _assert_delivered(scene, produced)
-    print("RATE", during, await _burst_rate(scene))
     assert min(during) > 0.5 * await _burst_rate(scene)
 
 

@@ -8,7 +8,9 @@ from typing import Any, Final
 
 import pytest
 
+from e2e_support.configuration import http
 from e2e_support.load import Load
+from e2e_support.looking import mapping_view
 from e2e_support.scale import MINUTE
 from e2e_support.stream import (
     PARTITIONS,
@@ -16,9 +18,7 @@ from e2e_support.stream import (
     announced,
     committed_records,
     configuration,
-    http_function,
     metric,
-    partitions_of,
     repeated,
     until_assigned,
     until_metric,
@@ -53,7 +53,7 @@ async def test_a_stop_makes_the_retries_that_wait_and_repeats_nothing(
 ) -> None:
     stream = Stream(kafka, new_topic(), new_topic())
     mapping = stream.mapping(ordering="partition", batch_size=25, retry_backoff=_QUICK_RETRIES, **_TIMES)
-    runner = new_runner(configuration(http_function(function.url, timeout="5s"), (stream, mapping)))
+    runner = new_runner(configuration(http(function.url, timeout="5s"), (stream, mapping)))
     await stream.create()
     await stream.produce(producing.numbered(6_000, keys=_KEYS, poison_every=60, poison=1))
     await function.start(Behaviour(delay_ms=5))
@@ -81,7 +81,7 @@ async def test_a_stop_does_not_wait_for_retries_that_cannot_be_made_in_time(
 ) -> None:
     stream = Stream(kafka, new_topic(), new_topic())
     mapping = stream.mapping(ordering="partition", batch_size=25, retry_backoff=_ENDLESS_RETRIES, **_TIMES)
-    runner = new_runner(configuration(http_function(function.url, timeout="5s"), (stream, mapping)))
+    runner = new_runner(configuration(http(function.url, timeout="5s"), (stream, mapping)))
     await stream.create()
     await stream.produce(producing.numbered(4_000, keys=_KEYS, poison_every=200))
     await function.start(Behaviour(delay_ms=5))
@@ -109,7 +109,7 @@ async def test_a_stop_with_parallel_lanes_repeats_nothing_of_a_healthy_function(
     mapping = stream.mapping(
         ordering="key", parallelization_factor=16, batch_size=5, maximum_batching_window="20ms", **_TIMES
     )
-    runner = new_runner(configuration(http_function(function.url, timeout="5s"), (stream, mapping)))
+    runner = new_runner(configuration(http(function.url, timeout="5s"), (stream, mapping)))
     await stream.create()
     await stream.produce(producing.numbered(20_000, keys=1_009))
     await function.start(Behaviour(delay_ms=100))
@@ -140,7 +140,7 @@ async def test_a_stop_with_lanes_that_cannot_settle_repeats_exactly_what_it_anno
     mapping = stream.mapping(
         ordering="key", parallelization_factor=16, batch_size=5, maximum_batching_window="20ms", **_TIMES
     )
-    runner = new_runner(configuration(http_function(function.url, timeout="30s"), (stream, mapping)))
+    runner = new_runner(configuration(http(function.url, timeout="30s"), (stream, mapping)))
     await stream.create()
     await stream.produce(producing.numbered(20_000, keys=1_009))
     await function.start(Behaviour(delay_ms=40, hang_keys=["key-17", "key-503", "key-777"]))
@@ -171,7 +171,7 @@ async def test_a_second_runner_joins_and_leaves_under_load(
     mapping = stream.mapping(
         ordering="key", parallelization_factor=4, batch_size=10, maximum_batching_window="20ms", **_TIMES
     )
-    config = configuration(http_function(function.url, timeout="5s"), (stream, mapping))
+    config = configuration(http(function.url, timeout="5s"), (stream, mapping))
     host, guest = new_runner(config, name="host"), new_runner(config, name="guest")
     await stream.create()
     await function.start(Behaviour(delay_ms=20))
@@ -203,7 +203,7 @@ async def test_reloads_under_load_change_one_mapping_and_leave_the_other_alone(
     changed, unchanged = (Stream(kafka, new_topic(), new_topic()) for _ in range(2))
     configs = [
         configuration(
-            http_function(function.url, timeout="5s"),
+            http(function.url, timeout="5s"),
             (changed, changed.mapping(batch_size=batch_size, maximum_batching_window="20ms", **_TIMES)),
             (unchanged, unchanged.mapping(batch_size=10, maximum_batching_window="20ms", **_TIMES)),
         )
@@ -252,8 +252,8 @@ async def _until_retries_wait(runner: RunnerProcess, stream: Stream, *, least: i
     """Wait until lanes of ``least`` partitions wait for their next attempt at one time."""
 
     async def waiting() -> bool:
-        shown = await partitions_of(runner, stream.group)
-        return sum("its next attempt" in partition["waiting_for"] for partition in shown) >= least
+        shown = (await mapping_view(runner, stream.group))["partitions"]
+        return sum("its next attempt" in str(partition["waiting_for"]) for partition in shown) >= least
 
     await until_async(waiting, what=f"{least} partitions wait for a retry", every=0.02)
 

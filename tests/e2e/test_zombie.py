@@ -12,17 +12,16 @@ import pytest
 
 import e2e_support
 from e2e_support import stuck_handler
+from e2e_support.configuration import SESSION_TIMEOUT, http, python
 from e2e_support.load import Load
+from e2e_support.looking import mapping_view
 from e2e_support.scale import MINUTE
 from e2e_support.stream import (
     PARTITIONS,
-    SESSION_TIMEOUT,
     Stream,
     announced,
     configuration,
-    http_function,
     metric,
-    partitions_of,
     repeated,
     until_assigned,
     until_metric,
@@ -39,6 +38,8 @@ from kafka_harness.waiting import until, until_async
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(3 * MINUTE)]
 
+_SESSION_SECONDS: Final = float(SESSION_TIMEOUT.removesuffix("s"))
+_FROZEN_SECONDS: Final = 2 * _SESSION_SECONDS
 _KEYS = 101
 _BATCH = 20
 _DRAIN_TIMEOUT: Final = 4.0
@@ -61,7 +62,7 @@ async def test_what_a_frozen_runner_learns_too_late_moves_no_checkpoint(
 ) -> None:
     stream = Stream(kafka, new_topic(), new_topic())
     mapping = stream.mapping(ordering="partition", batch_size=_BATCH, **_TIMES)
-    config = configuration(http_function(function.url, timeout="30s"), (stream, mapping))
+    config = configuration(http(function.url, timeout="30s"), (stream, mapping))
     zombie, other = new_runner(config, name="zombie"), new_runner(config, name="other")
     await stream.create()
     await function.start(Behaviour(delay_ms=20))
@@ -75,7 +76,7 @@ async def test_what_a_frozen_runner_learns_too_late_moves_no_checkpoint(
             await until_assigned({other: PARTITIONS})
             await _until_passed(watch, late)
             # This is how long the fault lasts, whatever the others have done by now.
-            await asyncio.sleep(max(0.0, frozen_at + 2 * SESSION_TIMEOUT - time.monotonic()))
+            await asyncio.sleep(max(0.0, frozen_at + _FROZEN_SECONDS - time.monotonic()))
             zombie.resume()
             late_records = sum(len(call.offsets) for call in late)
             await until_metric(zombie, "stale_records_total", least=late_records)
@@ -101,11 +102,9 @@ async def test_a_handler_that_never_returns_keeps_its_key_and_not_the_process(
         ordering="key",
         parallelization_factor=4,
         batch_size=5,
-        retry_backoff={"initial": "10ms", "maximum": "50ms"},
         **_TIMES,
     )
-    handler = {"python": {"handler": f"{stuck_handler.__name__}:handle", "timeout": "1s"}}
-    config = configuration(handler, (stream, mapping))
+    config = configuration(python(f"{stuck_handler.__name__}:handle", timeout="1s"), (stream, mapping))
     journal_file = tmp_path / "handler.journal"
     environment = {
         stuck_handler.JOURNAL_VARIABLE: str(journal_file),
@@ -160,7 +159,7 @@ async def _freeze_with_calls_in_flight(
     owned: set[str] = set()
 
     async def all_committed() -> bool:
-        shown = await partitions_of(runner, mapping)
+        shown = (await mapping_view(runner, mapping))["partitions"]
         owned.update(f"{each['topic']}-{each['partition']}" for each in shown)
         return all(watch.newest.get(f"{each['topic']}-{each['partition']}") == each["checkpoint"] for each in shown)
 
@@ -174,7 +173,7 @@ async def _freeze_with_calls_in_flight(
         found = {call.partition: call for call in reversed(function.calls()[known:]) if call.partition in owned}
         return list(found.values()) if len(found) == len(owned) else []
 
-    return await until(late, what="the calls of the frozen runner are answered", timeout=SESSION_TIMEOUT / 2)
+    return await until(late, what="the calls of the frozen runner are answered", timeout=_SESSION_SECONDS / 2)
 
 
 async def _until_passed(watch: CommitWatch, calls: Collection[Call]) -> None:
@@ -188,7 +187,7 @@ async def _until_passed(watch: CommitWatch, calls: Collection[Call]) -> None:
 
 async def _until_only_one_lane_waits(runner: RunnerProcess, stream: Stream) -> None:
     async def only_one() -> bool:
-        shown = await partitions_of(runner, stream.group)
+        shown = (await mapping_view(runner, stream.group))["partitions"]
         waiting = [partition["waiting_for"] for partition in shown if partition["waiting_for"]]
         fetched = sum(partition["checkpoint"] or 0 for partition in shown if not partition["waiting_for"])
         stuck = [partition["partition"] for partition in shown if partition["waiting_for"]]

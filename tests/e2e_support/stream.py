@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from e2e_support.configuration import dead_letters_to, from_kafka, process
 from kafka_harness import oracle, placement, producing, topics
 from kafka_harness.broker import Broker
 from kafka_harness.child import ChildFailed
@@ -17,7 +18,6 @@ from kafka_harness.topics import Consumed
 from kafka_harness.waiting import until, until_async
 
 PARTITIONS: Final = 8
-SESSION_TIMEOUT: Final = 6.0
 FUNCTION: Final = "function"
 REPEATED: Final = "partition let go with records settled beyond its checkpoint: they come again"
 
@@ -48,17 +48,13 @@ class Stream:
 
     def mapping(self, *, source: Mapping[str, Any] | None = None, **options: Any) -> dict[str, Any]:
         """The mapping's section of the configuration. ``source`` adds to what the Kafka source is told."""
-        kafka = {
-            "bootstrap_servers": self.kafka.bootstrap,
-            "topics": [self.topic],
-            "consumer_group_id": self.group,
-            "session_timeout": f"{SESSION_TIMEOUT:g}s",
-            **(source or {}),
-        }
-        section: dict[str, Any] = {"function": FUNCTION, "source": {"kafka": kafka}, "commit_interval": "200ms"}
+        section = from_kafka(
+            self.kafka.bootstrap, self.topic, FUNCTION, group=self.group, commit_interval="200ms", **options
+        )
+        section["source"]["kafka"].update(source or {})
         if self.letters_topic is not None:
-            section["destination_config"] = {"on_failure": {"kafka": {"topic": self.letters_topic}}}
-        return {**section, **options}
+            section["destination_config"] = dead_letters_to(self.letters_topic)
+        return section
 
     def watch(self) -> CommitWatch:
         """The group's commits as seen from outside, while its block runs."""
@@ -99,11 +95,7 @@ class Stream:
 
 def configuration(function: Mapping[str, Any], *streams: tuple[Stream, Mapping[str, Any]]) -> dict[str, Any]:
     """A configuration with one function, as its section describes it, and a mapping for each stream."""
-    return {"functions": {FUNCTION: function}, "mappings": {stream.group: mapping for stream, mapping in streams}}
-
-
-def http_function(url: str, *, timeout: str = "10s") -> dict[str, Any]:
-    return {"http": {"url": url, "timeout": timeout}}
+    return process({FUNCTION: function}, {stream.group: mapping for stream, mapping in streams})
 
 
 def committed_records(watch: CommitWatch) -> int:
@@ -147,12 +139,6 @@ async def until_assigned(expected: Mapping[RunnerProcess, int], *, timeout: floa
 
     wanted = {each.name: number for each, number in expected.items()}
     await until_async(assigned, what=f"partitions are assigned as {wanted}", timeout=timeout)
-
-
-async def partitions_of(runner: RunnerProcess, mapping: str) -> list[dict[str, Any]]:
-    """What ``/mappings`` says of the mapping's partitions."""
-    sections = (await runner.mappings())["mappings"]
-    return [partition for section in sections if section["mapping"] == mapping for partition in section["partitions"]]
 
 
 def announced(runner: RunnerProcess) -> dict[str, int]:

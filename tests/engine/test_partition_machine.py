@@ -232,7 +232,7 @@ class PartitionMachine(RuleBasedStateMachine):
             return
         unsettled = sum(record.size for record in self.records if record.sequence not in self.world.settled)
         assert self.worker.unsettled_bytes == (0 if self.worker.is_discarded else unsettled)
-        assert self.budget.used == self.worker.unsettled_bytes
+        assert self.budget.used == (0 if self.worker.is_discarded else self.worker.held_bytes)
 
     @invariant()
     def a_line_only_falls(self) -> None:
