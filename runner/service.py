@@ -96,7 +96,8 @@ class Service:
                     group.start_soon(self._end_at_deadline, self._deadline)
                 if self._progress is not None:
                     group.start_soon(self._progress.run, self.snapshots, self._settled_total)
-                await self._supervisor.run()
+                if not self._until_caught_up or any(each.enabled for each in self._config.mappings.values()):
+                    await self._supervisor.run()
                 group.cancel_scope.cancel()
         finally:
             if admin is not None:

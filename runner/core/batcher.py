@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 from runner.model import Record
+
+_sequence_of = attrgetter("sequence")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +77,11 @@ class Batcher:
             self._encoded = self._policy.fixed_bytes + sum(map(self._policy.size_of, self._records))
         return self._encoded >= self._policy.maximum_bytes
 
-    def take(self) -> list[Record]:
-        """The next batch, due or not; empty only when there are no records."""
+    def take(self, before: int | None = None) -> list[Record]:
+        """The next batch, due or not, of records whose sequence is lower than ``before``."""
         count = min(len(self._records), self._policy.records)
+        if before is not None and count and self._records[count - 1].sequence >= before:
+            count = bisect_left(self._records, before, hi=count, key=_sequence_of)
         batch = self._records[:count]
         size = self._bytes if count == len(self._records) else sum([record.size for record in batch])
         if not self._surely_has_room(count, size):

@@ -68,7 +68,9 @@ class Flow:
         """
         # The other marks need only not be reached: a blocked lane keeps ``ahead`` high for as long as it is blocked,
         # and must not turn a full buffer that has emptied into a pause without end.
-        if self.reason is not None and not self._is_low(self.reason, records, size, ahead):
+        # What is held back because of it keeps the buffers full in turn, so it is the reason that counts.
+        is_ahead = ahead >= self._limits.ahead
+        if self.reason is not None and not is_ahead and not self._is_low(self.reason, records, size, ahead):
             return False
         before, self.reason = self.reason, self._over(records, size, ahead)
         return self.reason is not before

@@ -23,6 +23,7 @@ class LaneState(enum.Enum):
     RUNNING = "the function"
     WAITING = "its next attempt"
     STORING = "the destination"
+    HELD_BACK = "the lane that holds the lowest unsettled record"
     ABANDONED = "the next owner"
 
 

@@ -83,6 +83,7 @@ class PartitionWorker:
         self._line: int | None = None  # set by drain
         self._drain_until = float("inf")
         self._may_dispatch = True
+        self._held_back: list[Lane] = []  # what they hold next may not be started before the checkpoint moves
         self._quiet = anyio.Event()
         self._lag = Lag(self.tracker)
 
@@ -154,9 +155,7 @@ class PartitionWorker:
         """A queued lane has a permit: what to invoke; None when it turned out that there is nothing now."""
         if self.is_discarded or lane.state is not LaneState.QUEUED:
             return None
-        if lane.delivery is None:
-            self._take_batch(lane)
-        step = self._advance(lane, now)
+        step = self._advance(lane, now) if self._has_batch(lane) else None
         if step is not None:
             lane.state = LaneState.RUNNING
             self.running += 1
@@ -164,11 +163,27 @@ class PartitionWorker:
             self.update_flow()  # what was given up without an invocation is settled, and no outcome will follow
         return step
 
-    def _take_batch(self, lane: Lane) -> None:
-        batch = lane.batcher.take()
+    def _has_batch(self, lane: Lane) -> bool:
+        """Take the lane's next batch where it has none. False: all that it has is too far ahead of the checkpoint."""
+        if lane.delivery is not None:
+            return True
+        batch = lane.batcher.take(before=self.tracker.head + self._policy.flow.ahead + 1)
         if batch:
             lane.delivery = Delivery(batch, self._policy.delivery)
             self._dispatched = max(self._dispatched, batch[-1].sequence)
+        elif len(lane.batcher):
+            lane.state = LaneState.HELD_BACK
+            self._held_back.append(lane)
+            self.update_flow()
+            return False
+        return True
+
+    def _release(self) -> None:
+        """The lowest unsettled record is another one now."""
+        lanes, self._held_back = self._held_back, []
+        for lane in lanes:
+            if lane.state is LaneState.HELD_BACK:
+                self._queue(lane)
 
     def _advance(self, lane: Lane, now: float) -> Invoke | None:
         """Do what needs no permit; return the invocation that comes next, or None when the lane waits for something."""
@@ -241,7 +256,10 @@ class PartitionWorker:
         self.update_flow()
 
     def _settle(self, records: Sequence[Record], how: Settlement, now: float) -> None:
+        head = self.tracker.head
         self.tracker.settle(records)
+        if self._held_back and self.tracker.head > head:
+            self._release()
         size = sum([record.size for record in records])
         self.unsettled_bytes -= size
         self._budget.used -= size + RECORD_OVERHEAD * len(records)
@@ -317,7 +335,7 @@ class PartitionWorker:
         self._line = sequence
         for lane in self.lanes.values():
             lane.batcher.drop_after(sequence)
-            if lane.state not in (LaneState.QUEUED, LaneState.WAITING):
+            if lane.state not in (LaneState.QUEUED, LaneState.WAITING, LaneState.HELD_BACK):
                 continue
             first = lane.first_unsettled
             if first is None:

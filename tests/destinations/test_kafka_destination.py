@@ -22,7 +22,7 @@ from kafka_harness.clients import connected_admin
 from kafka_harness.placement import always
 from kafka_harness.producing import Item, produce
 from kafka_harness.topics import Consumed, create_topic, delete_topic, read_topic, topic_names
-from kafka_harness.waiting import until
+from kafka_harness.waiting import until_async
 from runner.clients.kafka import KafkaConnection, SaslSettings
 from runner.clients.secret import Secret
 from runner.destinations.kafka import KafkaDestination
@@ -190,7 +190,7 @@ async def lower_the_limit(kafka: Broker, topic: str, size: int) -> None:
             return True
         return False
 
-    await until(refused, what=f"{topic} takes no {size} bytes", every=0.02)
+    await until_async(refused, what=f"{topic} takes no {size} bytes", every=0.02)
 
 
 @pytest.mark.parametrize("who_refuses", ["client", "broker"])

@@ -10,7 +10,7 @@ import pytest
 
 from engine_harness.simulation import Simulation
 
-SEEDS = int(os.environ.get("STREAM_RUNNER_SIMULATION_SEEDS", "60"))
+SEEDS = int(os.environ.get("STREAM_RUNNER_SIMULATION_SEEDS", "100"))
 FIRST = int(os.environ.get("STREAM_RUNNER_SIMULATION_FIRST_SEED", "0"))
 TIME_LIMIT = 20_000.0
 """Virtual seconds."""

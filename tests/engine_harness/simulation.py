@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Mapping as Positions
+from typing import Any
 
 import anyio
 import anyio.abc
 
 from engine_harness.oracle import CheckedStream, CheckingObserver, Oracle, Violation
-from engine_harness.policies import a_policy
+from engine_harness.scenario import POISON, Scenario
 from engine_harness.scripts import FAILED, PARTIAL
 from runner.core.flow import ByteBudget
-from runner.core.lanes import Ordering
 from runner.core.permits import Permits
 from runner.engine.clock import LoopClock
 from runner.engine.mapping import Mapping
-from runner.engine.policy import MappingPolicy
 from runner.model import (
     SUCCEEDED,
     DeadLetter,
@@ -27,6 +25,7 @@ from runner.model import (
     Outcome,
     Partition,
     PartlyFailed,
+    Position,
     Problem,
     Reason,
     Record,
@@ -39,77 +38,6 @@ THROTTLED = FunctionError(ErrorKind.THROTTLED, "429", "slow down")
 INJECTED = Problem(Reason.EVENT_SOURCE_UNREACHABLE, "injected")
 EPOCH = 1_000_000.0
 HEALED_WITHIN = 3_600.0  # virtual seconds
-POISON, TOMBSTONE_SHARE, REFUSED_SHARE = b"poison", 0.05, 0.1
-
-
-@dataclass
-class Scenario:
-    """What a seed decides before anything happens."""
-
-    seed: int
-    rng: random.Random = field(init=False)
-
-    def __post_init__(self) -> None:
-        rng = self.rng = random.Random(self.seed)
-        self.ordering = rng.choice(list(Ordering))
-        self.factor = 1 if self.ordering is Ordering.PARTITION else rng.choice([1, 2, 5, 16])
-        self.attempts = rng.choice([-1, 0, 1, 3])
-        self.has_destination = rng.random() < 0.7
-        self.is_partial = rng.random() < 0.4
-        self.poison_share = rng.choice([0.0, 0.02, 0.2])
-        self.failing_share = rng.choice([0.0, 0.05, 0.3])
-        self.throttling_share = rng.choice([0.0, 0.1, 0.3])
-        self.hanging_share = rng.choice([0.0, 0.0, 0.02])
-        self.latencies = rng.choice([[0.0, 0.0, 0.3], [0.05, 0.5], [0.2, 2.0]])
-        self.partitions = rng.randint(1, 3)
-        self.permits = rng.choice([1, 2, 5, 100])
-        self.budget = rng.choice([300, 1 << 30])
-        self.maximum_fetch_records = rng.choice([1, 7, 50])
-        self.keys: list[bytes | None] = [None, *self._keys(rng.choice([1, 4, 12]))]
-        self.policy = self._policy(rng)
-
-    def _keys(self, count: int) -> list[bytes]:
-        """Their lanes are the seed's choice, since the hash that picks lanes differs from process to process."""
-        keys: list[bytes] = []
-        number = 0
-        for _ in range(count):
-            lane = self.rng.randrange(self.factor)
-            while hash(b"k%d" % number) % self.factor != lane:
-                number += 1
-            keys.append(b"k%d" % number)
-            number += 1
-        return keys
-
-    def _policy(self, rng: random.Random) -> MappingPolicy:
-        return a_policy(
-            name=f"seed-{self.seed}",
-            batch_size=rng.choice([1, 3, 10]),
-            window=rng.choice([0.0, 0.3, 3.0]),
-            ordering=self.ordering,
-            factor=self.factor,
-            attempts=self.attempts,
-            backoff=rng.choice([0.1, 1.0]),
-            maximum_backoff=4.0,
-            age=rng.choice([None, None, 15.0]),
-            bisect=rng.random() < 0.5,
-            records=rng.choice([5, 40, 10_000]),
-            size=rng.choice([100, 1 << 20]),
-            ahead=rng.choice([3, 30, 10_000]),
-            concurrency=rng.choice([None, 1, 4]),
-            wants=(lambda record: record.value != b"refused") if rng.random() < 0.4 else None,
-            skip_tombstones=rng.random() < 0.3,
-            drain_timeout=rng.choice([0.3, 3.0, 8.0]),
-            commit_interval=rng.choice([0.2, 1.0]),
-            commit_timeout=rng.choice([0.5, 2.0]),
-        )
-
-    def a_value(self) -> bytes | None:
-        roll = self.rng.random()
-        if roll < self.poison_share:
-            return POISON
-        if roll > 1 - TOMBSTONE_SHARE:
-            return None
-        return b"refused" if roll > 1 - TOMBSTONE_SHARE - REFUSED_SHARE else b"good"
 
 
 class CheckedDestination(MemoryDestination):
@@ -127,13 +55,26 @@ class CheckedDestination(MemoryDestination):
 
 
 class GroupSource(MemorySource):
-    """A member's source: a checkpoint of a partition that it has let go is a violation, not a mere refusal."""
+    """A member's source: a checkpoint of a partition that it has let go, or was refused, is a violation (I6)."""
 
-    async def checkpoint(self, positions: object) -> None:
-        strangers = [each for each in positions if each not in self.assigned]  # type: ignore[attr-defined]
+    def __init__(self, stream: CheckedStream, **options: Any) -> None:
+        super().__init__(stream, **options)
+        self._fenced: set[Partition] = set()
+
+    async def checkpoint(self, positions: Positions[Partition, Position]) -> None:
+        strangers = [each for each in positions if each not in self.assigned or each in self._fenced]
         if strangers:
-            raise Violation(f"a checkpoint of {strangers}, which were let go")
-        await super().checkpoint(positions)  # type: ignore[arg-type]
+            raise Violation(f"a checkpoint of {strangers}, which are not ours any more")
+        try:
+            await super().checkpoint(positions)
+        except CheckpointFenced:
+            self._fenced.update(positions)
+            raise
+
+    async def rebalance(self, partitions: Collection[Partition]) -> None:
+        kept = [partition for partition in self.assigned if partition in partitions]
+        await super().rebalance(partitions)
+        self._fenced.intersection_update(kept)
 
 
 class Member:
@@ -243,7 +184,8 @@ class Simulation:
             if rng.random() < scenario.hanging_share:
                 await self._healed.wait()
                 return FAILED
-            await anyio.sleep(rng.choice(scenario.latencies))
+            with anyio.CancelScope(shield=scenario.is_stubborn):
+                await anyio.sleep(rng.choice(scenario.latencies))
             roll = rng.random()
             if roll < scenario.throttling_share:
                 return Throttled(THROTTLED, rng.choice([None, 0.0, 1.5]))

@@ -84,4 +84,4 @@ def test_every_other_line_is_the_value(line: bytes) -> None:
 
 def test_the_size_is_of_bytes() -> None:
     content = decode_line('{"key": "\N{EURO SIGN}", "value": "ab", "headers": {"\N{EURO SIGN}": "c"}}'.encode())
-    assert content.size == 3 + 2 + 3 + 1
+    assert content.size == 3 + 2 + (1 + 3 + 1), "and one for the header"
