@@ -249,9 +249,8 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
         consumer, admin = self._consumer, self._admin
         assert consumer is not None
         assert admin is not None
-        sizes = await self._topic_sizes(
-            admin
-        )  # a topic that was deleted leaves us without partitions, and says no more
+        # Before anything else: a topic that was deleted leaves us without partitions, and says no more.
+        sizes = await self._topic_sizes(admin)
         if not partitions:
             return
         settings = self._settings

@@ -27,7 +27,7 @@ from runner.clients.kafka import KafkaConnection, SaslSettings
 from runner.clients.secret import Secret
 from runner.destinations.kafka import KafkaDestination
 from runner.model import NO_TIMESTAMP, Condition, DeadLetter, ErrorKind, FunctionError, Headers, Partition, Record
-from runner.ports import Observer
+from runner.ports import DestinationError, Observer
 
 pytestmark = pytest.mark.kafka
 
@@ -48,10 +48,13 @@ class Overdue(Observer):
         self.records.append(records)
         self._changed.set()
 
-    async def wait_for(self, reports: int) -> None:
+    async def wait_for(self, reports: int, store: asyncio.Task[Sequence[DestinationError | None]]) -> None:
         while len(self.records) < reports:
             self._changed.clear()
-            await self._changed.wait()
+            changed = asyncio.ensure_future(self._changed.wait())
+            await asyncio.wait({changed, store}, return_when=asyncio.FIRST_COMPLETED)
+            changed.cancel()
+            assert not store.done(), f"it ended after {len(self.records)} reports: {store.result()}"
 
 
 def letter_of(
@@ -256,7 +259,7 @@ async def test_a_topic_deleted_between_two_stores_is_not_created_again(kafka: Br
         assert await target.store([letter_of()]) == [None]
         await delete_topic(kafka.bootstrap, topic)
         store = asyncio.create_task(target.store([letter_of(value=b"second")]))
-        reported = asyncio.create_task(overdue.wait_for(1))
+        reported = asyncio.create_task(overdue.wait_for(1, store))
         await asyncio.wait({store, reported}, return_when=asyncio.FIRST_COMPLETED)
         reported.cancel()
         assert topic not in await topic_names(kafka.bootstrap)
@@ -320,7 +323,7 @@ async def test_a_frozen_broker_stores_it_once_and_the_wait_is_reported(kafka: Br
         kafka.pause()
         try:
             store = asyncio.create_task(target.store([letter_of(value=b"during"), letter_of(value=b"too")]))
-            await overdue.wait_for(3)
+            await overdue.wait_for(3, store)
         finally:
             kafka.resume()
         assert await store == [None, None]
@@ -335,9 +338,9 @@ async def test_a_killed_broker_stores_it_once_when_it_is_back(kafka: Broker) -> 
         assert await target.store([letter_of(value=b"before")]) == [None]
         kafka.pause()
         store = asyncio.create_task(target.store([letter_of(value=b"during")]))
-        await overdue.wait_for(1)
+        await overdue.wait_for(1, store)
         kafka.kill()
-        await overdue.wait_for(3)
+        await overdue.wait_for(3, store)
         await kafka.restart()
         assert await store == [None]
         assert await target.store([letter_of(value=b"after")]) == [None]
@@ -351,7 +354,7 @@ async def test_close_is_bounded_while_a_write_is_under_way_to_a_dead_broker(kafk
         kafka.kill()
         try:
             store = asyncio.create_task(target.store([letter_of()]))
-            await overdue.wait_for(1)
+            await overdue.wait_for(1, store)
             started = time.monotonic()
             store.cancel()
             with pytest.raises(asyncio.CancelledError):

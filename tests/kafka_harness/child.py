@@ -100,8 +100,9 @@ class Child:
         self.signal(signal.SIGTERM)
 
     def pause(self) -> None:
-        """SIGSTOP for the whole group: its connections stay open, nothing answers."""
+        """SIGSTOP for the whole group: its connections stay open, nothing answers. Returns when it has stopped."""
         os.killpg(self.pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def resume(self) -> None:
         os.killpg(self.pid, signal.SIGCONT)
