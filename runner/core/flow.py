@@ -21,7 +21,7 @@ RECORD_OVERHEAD = 256
 
 @dataclass(frozen=True, slots=True)
 class FlowLimits:
-    """The high marks of one partition: unsettled records and bytes, and records settled beyond the checkpoint."""
+    """The high marks of one partition: unsettled records and bytes, and how far beyond the checkpoint it may be."""
 
     records: int
     bytes: int
@@ -62,7 +62,7 @@ class Flow:
         self.reason: PauseReason | None = None  # why it is paused; None: it is not
 
     def update(self, *, records: int, size: int, ahead: int) -> bool:
-        """Unsettled ``records`` of ``size`` bytes, ``ahead`` settled beyond the checkpoint.
+        """Unsettled ``records`` of ``size`` bytes; something ``ahead`` records beyond the checkpoint was started.
 
         True: paused, paused for another reason, or resumed.
         """

@@ -277,12 +277,19 @@ class PartitionWorker:
         tracker = self.tracker
         if self._line is not None or self.is_discarded:
             return
-        if not self.flow.update(records=tracker.unsettled_records, size=self.held_bytes, ahead=tracker.ahead_records):
+        if not self.flow.update(records=tracker.unsettled_records, size=self.held_bytes, ahead=self._ahead()):
             return
         paused = self.flow.reason is not None
         self._host.set_paused(self, paused)
         if paused:
             self.flush()
+
+    def _ahead(self) -> int:
+        """How far beyond the lowest unsettled record something is settled or was started: not only what is settled,
+        since the records of a blocked lane, which lie in between, are not."""
+        if self._held_back:
+            return self._policy.flow.ahead
+        return max(self.tracker.ahead_records, self._dispatched - self.tracker.head)
 
     def flush(self) -> None:
         """Every waiting batch is due at once: nothing more will come to fill it."""

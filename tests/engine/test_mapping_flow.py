@@ -67,6 +67,29 @@ async def test_a_poison_delays_only_its_lane_until_too_much_is_settled_beyond_it
         assert source.paused
 
 
+async def test_the_records_of_the_blocked_lane_do_not_hide_that_it_is_the_limit() -> None:
+    world = World()
+    stuck, free = keys_in_lanes([1, 3], factor=4)
+    for _ in range(25):
+        world.fill(b"poison", key=stuck)
+        world.fill_numbers(1, key=free)
+    mapping = world.mapping(
+        failing(b"poison"),
+        source=world.source(maximum_fetch_records=10),
+        ordering=Ordering.KEY,
+        factor=4,
+        records=30,
+        ahead=20,
+        backoff=100,
+        maximum_backoff=100,
+    )
+    async with world.running(mapping):
+        await world.pass_time(5)
+        assert world.observer.pauses[-1] == ("maximum_ahead", "lane 1 waits for its next attempt")
+        [worker] = mapping.workers.values()
+        assert worker.tracker.ahead_records == 10, "the other half of what may be ahead is its own"
+
+
 async def test_what_was_held_back_goes_on_when_the_poison_is_gone() -> None:
     world = World()
     stuck, free = keys_in_lanes([1, 3], factor=4)

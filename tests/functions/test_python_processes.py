@@ -22,10 +22,11 @@ from runner.ports import FunctionNotValid
 NewRecord = Callable[..., Record]
 NewInvocation = Callable[..., Invocation]
 OpenProcesses = Callable[..., Awaitable[PythonFunction]]
+Workers = Callable[[], list[psutil.Process]]
 
 
 @pytest.fixture
-async def open_processes(tmp_path: Path, overdue: Any) -> AsyncIterator[OpenProcesses]:
+async def open_processes(tmp_path: Path, overdue: Any, workers: Workers) -> AsyncIterator[OpenProcesses]:
     """Writes the module ``work`` and opens its ``handle`` in worker processes; checks at the end that none is left."""
     opened: list[PythonFunction] = []
 
@@ -52,7 +53,14 @@ async def open_processes(tmp_path: Path, overdue: Any) -> AsyncIterator[OpenProc
     yield open_one
     for function in opened:
         await function.close()
-    assert psutil.Process().children() == []
+    assert workers() == []
+
+
+@pytest.fixture
+def workers() -> Workers:
+    """Asked in a test: the worker processes of this process, which may have other children."""
+    others = {child.pid for child in psutil.Process().children()}
+    return lambda: [child for child in psutil.Process().children() if child.pid not in others]
 
 
 def _failed(outcome: Outcome, kind: ErrorKind = ErrorKind.ERROR) -> str:
@@ -111,7 +119,7 @@ async def test_records_cross_unchanged_and_async_handlers_run_too(
 
 
 async def test_at_its_timeout_it_is_killed_and_replaced(
-    open_processes: OpenProcesses, new_record: NewRecord, new_invocation: NewInvocation, overdue: Any
+    open_processes: OpenProcesses, new_record: NewRecord, new_invocation: NewInvocation, overdue: Any, workers: Workers
 ) -> None:
     function = await open_processes(
         """
@@ -121,7 +129,7 @@ async def test_at_its_timeout_it_is_killed_and_replaced(
     """,
         timeout=1.0,
     )
-    (worker,) = psutil.Process().children()
+    (worker,) = workers()
     _failed(await function.invoke(new_invocation(new_record(value=b"endless"))), ErrorKind.TIMEOUT)
     assert not worker.is_running()
     assert isinstance(await function.invoke(new_invocation()), Succeeded)
@@ -149,10 +157,10 @@ async def test_a_crash_fails_the_invocation_and_the_next_one_goes_on(
 
 
 async def test_a_worker_that_died_idle_is_replaced_unnoticed(
-    open_processes: OpenProcesses, new_invocation: NewInvocation
+    open_processes: OpenProcesses, new_invocation: NewInvocation, workers: Workers
 ) -> None:
     function = await open_processes("def handle(records, context): pass")
-    (worker,) = psutil.Process().children()
+    (worker,) = workers()
     worker.send_signal(signal.SIGKILL)
     processes = function._processes
     assert processes is not None
@@ -161,7 +169,11 @@ async def test_a_worker_that_died_idle_is_replaced_unnoticed(
 
 
 async def test_a_cancelled_invocation_kills_its_worker(
-    open_processes: OpenProcesses, new_record: NewRecord, new_invocation: NewInvocation, tmp_path: Path
+    open_processes: OpenProcesses,
+    new_record: NewRecord,
+    new_invocation: NewInvocation,
+    tmp_path: Path,
+    workers: Workers,
 ) -> None:
     fifo = tmp_path / "started"
     os.mkfifo(fifo)
@@ -176,16 +188,16 @@ async def test_a_cancelled_invocation_kills_its_worker(
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call
-    assert psutil.Process().children() == []
+    assert workers() == []
 
 
 async def test_never_more_workers_than_the_concurrency(
-    open_processes: OpenProcesses, new_invocation: NewInvocation
+    open_processes: OpenProcesses, new_invocation: NewInvocation, workers: Workers
 ) -> None:
     function = await open_processes("def handle(records, context): pass", concurrency=1)
     outcomes = await asyncio.gather(*[function.invoke(new_invocation()) for _ in range(5)])
     assert all(isinstance(outcome, Succeeded) for outcome in outcomes)
-    assert len(psutil.Process().children()) == 1
+    assert len(workers()) == 1
 
 
 @pytest.mark.parametrize(
