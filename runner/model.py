@@ -53,6 +53,17 @@ class Record(msgspec.Struct, frozen=True, gc=False, eq=False):
     timestamp_type: TimestampType = TimestampType.CREATE_TIME
 
 
+class Lease(NamedTuple):
+    """Why a partition is ours, where its source has no coordinator that says so.
+
+    ``generation`` is higher than that of every earlier owner. ``until`` is the clock's time in seconds from which on
+    another may own the partition: nothing may be started for it any more.
+    """
+
+    generation: int
+    until: float
+
+
 class Fetched(NamedTuple):
     """What one fetch brought of one partition.
 
@@ -217,17 +228,27 @@ class Invocation:
     starts. The derived properties cost nothing until they are asked for.
     """
 
-    __slots__ = ("attempt", "function", "mapping", "partition", "records", "source")
+    __slots__ = ("attempt", "function", "lease", "mapping", "partition", "records", "source")
 
     def __init__(
-        self, *, mapping: str, function: str, partition: Partition, records: Sequence[Record], attempt: int, source: str
+        self,
+        *,
+        mapping: str,
+        function: str,
+        partition: Partition,
+        records: Sequence[Record],
+        attempt: int,
+        source: str,
+        lease: Lease | None = None,
     ) -> None:
+        """``lease``: by which the partition was ours when this was made; None where the source has none."""
         self.mapping = mapping
         self.function = function
         self.partition = partition
         self.records = records
         self.attempt = attempt
         self.source = source
+        self.lease = lease
 
     @property
     def first_position(self) -> Position:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from runner.model import (
     Backlog,
@@ -12,6 +12,7 @@ from runner.model import (
     Fetched,
     FunctionError,
     Invocation,
+    Lease,
     MappingState,
     Outcome,
     Partition,
@@ -55,6 +56,15 @@ class SourceListener(Protocol):
 
     async def revoked(self, partitions: Collection[Partition]) -> None:
         """These partitions must be let go. Returns when they are drained and checkpointed, or their time is over."""
+        ...
+
+    def leased(self, partition: Partition, lease: Lease) -> None:
+        """The partition is ours by ``lease``: told right after ``assigned``, and at every renewal."""
+        ...
+
+    async def lost(self, partitions: Collection[Partition]) -> None:
+        """These partitions are, or may be, another owner's. Nothing is drained and nothing of them counts any more;
+        returns when what ran for them was cancelled, or would not end."""
         ...
 
     def partition_problem(self, partition: Partition, problem: Problem | None) -> None:
@@ -119,6 +129,15 @@ class Source(Protocol):
 
     async def close(self) -> None:
         """Leave the group, free everything. Bounded in time, never raises; may be called unopened, or twice."""
+        ...
+
+
+@runtime_checkable
+class AcknowledgesRecords(Protocol):
+    """A source that is told of each settled record, beside the checkpoint, so that only others come again."""
+
+    def settled(self, partition: Partition, records: Sequence[Record]) -> None:
+        """Acknowledge ``records`` with the next checkpoint at the latest. Ignored for a partition that is not ours."""
         ...
 
 

@@ -8,7 +8,7 @@ import anyio
 
 from runner.engine.partition import PartitionWorker
 from runner.model import Partition, Position
-from runner.ports import CheckpointFailed, CheckpointFenced, Clock, Observer, Source
+from runner.ports import AcknowledgesRecords, CheckpointFailed, CheckpointFenced, Clock, Observer, Source
 
 
 class Committer:
@@ -19,6 +19,7 @@ class Committer:
 
     def __init__(self, source: Source, clock: Clock, observer: Observer, *, interval: float, timeout: float) -> None:
         self._source = source
+        self._by_record = isinstance(source, AcknowledgesRecords)
         self._clock = clock
         self._observer = observer
         self._interval = interval
@@ -38,7 +39,7 @@ class Committer:
         """The partition is another owner's: nothing of this worker may count, or be started, any more."""
         if worker.is_discarded:
             return
-        stale = worker.tracker.settled_records - worker.stored_sequence
+        stale = worker.repeated_records
         if stale:
             self._observer.stale_results(worker.partition, stale)
         worker.discard()
@@ -60,16 +61,19 @@ class Committer:
         if worker.is_discarded:
             return False
         checkpoint = worker.tracker.checkpoint
-        return checkpoint is not None and self._stored.get(worker) != checkpoint
+        if checkpoint is None:
+            return False
+        return self._stored.get(worker) != checkpoint or (self._by_record and worker.repeated_records > 0)
 
     async def _store(self, workers: Collection[PartitionWorker]) -> None:
         positions: dict[Partition, Position] = {}
-        heads: dict[PartitionWorker, int] = {}
+        heads: dict[PartitionWorker, tuple[int, int]] = {}
         for worker in workers:
             checkpoint = worker.tracker.checkpoint
             assert checkpoint is not None
             positions[worker.partition] = checkpoint
-            heads[worker] = worker.tracker.head
+            head = worker.tracker.head
+            heads[worker] = head, worker.tracker.settled_records if self._by_record else head
         if not positions:
             return
         started = self._clock.now()
@@ -87,4 +91,4 @@ class Committer:
         for worker in workers:
             if not worker.is_discarded:
                 self._stored[worker] = positions[worker.partition]
-                worker.stored_sequence = heads[worker]
+                worker.stored_sequence, worker.stored_records = heads[worker]

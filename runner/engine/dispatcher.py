@@ -156,6 +156,7 @@ class Dispatcher:
             records=step.records,
             attempt=step.attempt,
             source=self._source,
+            lease=worker.lease,
         )
         outcome: Outcome | None = None
         started = self._clock.now()
@@ -177,7 +178,7 @@ class Dispatcher:
     def _take_outcome(self, lane: Lane, invocation: Invocation, outcome: Outcome | None, started: float) -> None:
         worker = lane.worker
         now = self._clock.now()
-        if outcome is None or worker.is_discarded or not self._may_start(now):
+        if outcome is None or worker.is_discarded or not self._may_start(now) or not worker.holds_lease(now):
             self._observer.stale_results(worker.partition, len(invocation.records))
             return
         error = None if isinstance(outcome, Succeeded) else outcome.error

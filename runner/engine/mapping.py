@@ -17,8 +17,17 @@ from runner.engine.letters import Letters
 from runner.engine.partition import PartitionWorker
 from runner.engine.policy import MappingPolicy
 from runner.engine.timers import Timer, Timers
-from runner.model import GiveUp, MappingState, Partition, Position, Problem, Reason
-from runner.ports import Clock, Destination, Function, FunctionNotValid, Observer, Source, SourceError
+from runner.model import GiveUp, Lease, MappingState, Partition, Position, Problem, Reason
+from runner.ports import (
+    AcknowledgesRecords,
+    Clock,
+    Destination,
+    Function,
+    FunctionNotValid,
+    Observer,
+    Source,
+    SourceError,
+)
 
 _HEARTBEAT = 0.5  # seconds between two looks at whether the process was suspended
 
@@ -77,6 +86,7 @@ class Mapping:
             permits=[permits for permits in (function_permits, process_permits) if permits is not None],
             may_start=lambda now: not self._lost_lease(now),
         )
+        self._on_settled = source.settled if isinstance(source, AcknowledgesRecords) else None
         self._turned_at = clock.now()
         self._stop = anyio.Event()
         self._failure: Problem | None = None
@@ -232,7 +242,9 @@ class Mapping:
     def assigned(self, partitions: Collection[Partition]) -> None:
         for partition in partitions:
             assert partition not in self.workers, "a partition is revoked before it is assigned again"
-            self.workers[partition] = PartitionWorker(partition, self.policy, self, self._observer, self._budget)
+            self.workers[partition] = PartitionWorker(
+                partition, self.policy, self, self._observer, self._budget, self._on_settled
+            )
         self.has_joined = True
         self._observer.partitions_assigned(partitions)
 
@@ -285,11 +297,34 @@ class Mapping:
         await self._committer.flush(live)
         now = self._clock.now()
         for worker in workers:
-            repeated = 0 if worker.is_discarded else worker.tracker.settled_records - worker.stored_sequence
+            repeated = 0 if worker.is_discarded else worker.repeated_records
             worker.discard()
             self._observer.partition_drained(worker.partition, now - started, repeated)
         await self.dispatcher.await_stragglers(workers)
         self._observer.partitions_revoked([worker.partition for worker in workers])
+
+    def leased(self, partition: Partition, lease: Lease) -> None:
+        worker = self.workers.get(partition)
+        if worker is not None:
+            worker.lease = lease
+
+    async def lost(self, partitions: Collection[Partition]) -> None:
+        workers = [self.workers[partition] for partition in partitions if partition in self.workers]
+        for worker in workers:
+            self._committer.fence(worker)
+        # Who drains them takes them out: the drain ends now.
+        elsewhere = [self._draining[partition] for partition in partitions if partition in self._draining]
+        gone = [worker for worker in workers if worker.partition not in self._draining]
+        for worker in gone:
+            del self.workers[worker.partition]
+            self.partition_problems.pop(worker.partition, None)
+            self._committer.forget(worker)
+        self.dispatcher.pump()  # for others: what ran here gives its permits back
+        await self.dispatcher.await_stragglers(gone)
+        if gone:
+            self._observer.partitions_revoked([worker.partition for worker in gone])
+        for event in elsewhere:
+            await event.wait()
 
     def partition_problem(self, partition: Partition, problem: Problem | None) -> None:
         if problem is None:
@@ -326,6 +361,9 @@ class Mapping:
         blocker = "none" if lane is None else f"lane {lane.index} waits for {lane.state.value}"
         assert worker.flow.reason is not None
         self._observer.partition_paused(worker.partition, worker.flow.reason, blocker)
+
+    def fence(self, worker: PartitionWorker) -> None:
+        self._committer.fence(worker)
 
     def now(self) -> float:
         return self._clock.now()

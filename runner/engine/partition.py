@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
 
 import anyio
 
@@ -13,14 +12,15 @@ from runner.core.flow import RECORD_OVERHEAD, ByteBudget, Flow
 from runner.core.lag import Lag
 from runner.core.lanes import Lanes
 from runner.core.tracker import Tracker
+from runner.engine.host import Host
 from runner.engine.lane import Lane, LaneState
 from runner.engine.policy import MappingPolicy
-from runner.engine.timers import Timer
 from runner.model import (
     Backlog,
     Fetched,
     GiveUp,
     Invoke,
+    Lease,
     Outcome,
     Partition,
     Record,
@@ -31,26 +31,6 @@ from runner.model import (
 from runner.ports import Observer
 
 
-class Host(Protocol):
-    """What a partition asks of its mapping. Nothing here waits."""
-
-    def enqueue(self, lane: Lane) -> None:
-        """The lane has something to invoke once a permit is free."""
-        ...
-
-    def at(self, when: float, callback: Callable[[], None]) -> Timer: ...
-
-    def give_up(self, lane: Lane, step: GiveUp) -> bool:
-        """True: dropped by policy, settled at once. False: ``on_stored`` is called when the destination has it."""
-        ...
-
-    def set_paused(self, worker: PartitionWorker, paused: bool) -> None: ...
-
-    def now(self) -> float: ...
-
-    def jitter(self) -> float: ...
-
-
 class PartitionWorker:
     """Owns the tracker, the lanes and the deliveries of one assignment, and is thrown away with it.
 
@@ -59,8 +39,15 @@ class PartitionWorker:
     """
 
     def __init__(
-        self, partition: Partition, policy: MappingPolicy, host: Host, observer: Observer, budget: ByteBudget
+        self,
+        partition: Partition,
+        policy: MappingPolicy,
+        host: Host,
+        observer: Observer,
+        budget: ByteBudget,
+        on_settled: Callable[[Partition, Sequence[Record]], None] | None = None,
     ) -> None:
+        """``on_settled`` is told of all that is settled, however."""
         self.partition = partition
         self.tracker = Tracker()
         self.lanes: dict[int, Lane] = {}
@@ -68,11 +55,14 @@ class PartitionWorker:
         self.unsettled_bytes = 0
         self.running = 0  # invocations that were started and have not come back
         self.stored_sequence = 0  # everything below it is settled and checkpointed
+        self.stored_records = 0  # how many do not come again: settled and, for the source, done with
+        self.lease: Lease | None = None
         self.is_discarded = False
         self._policy = policy
         self._host = host
         self._observer = observer
         self._budget = budget
+        self._on_settled = on_settled
         self._places = Lanes(
             policy.delivery.ordering,
             policy.parallelization_factor,
@@ -86,6 +76,17 @@ class PartitionWorker:
         self._held_back: list[Lane] = []  # what they hold next may not be started before the checkpoint moves
         self._quiet = anyio.Event()
         self._lag = Lag(self.tracker)
+
+    def holds_lease(self, now: float) -> bool:
+        """False: another may own the partition by now, and the worker is discarded."""
+        if self.lease is not None and now >= self.lease.until:
+            self._host.fence(self)
+        return not self.is_discarded
+
+    @property
+    def repeated_records(self) -> int:
+        """Settled, and yet to come again if the assignment ended now."""
+        return self.tracker.settled_records - self.stored_records
 
     # --- fetched records
 
@@ -154,6 +155,8 @@ class PartitionWorker:
     def start(self, lane: Lane, now: float) -> Invoke | None:
         """A queued lane has a permit: what to invoke; None when it turned out that there is nothing now."""
         if self.is_discarded or lane.state is not LaneState.QUEUED:
+            return None
+        if not self.holds_lease(now):
             return None
         step = self._advance(lane, now) if self._has_batch(lane) else None
         if step is not None:
@@ -258,6 +261,8 @@ class PartitionWorker:
     def _settle(self, records: Sequence[Record], how: Settlement, now: float) -> None:
         head = self.tracker.head
         self.tracker.settle(records)
+        if self._on_settled is not None:
+            self._on_settled(self.partition, records)
         if self._held_back and self.tracker.head > head:
             self._release()
         size = sum([record.size for record in records])
@@ -353,12 +358,9 @@ class PartitionWorker:
                 lane.state = LaneState.ABANDONED
 
     def _check_quiet(self) -> None:
-        if self._line is None:
-            return
-        for lane in self.lanes.values():
-            if lane.state not in (LaneState.IDLE, LaneState.ABANDONED):
-                return
-        self._quiet.set()
+        done = (LaneState.IDLE, LaneState.ABANDONED)
+        if self._line is not None and all(lane.state in done for lane in self.lanes.values()):
+            self._quiet.set()
 
     async def drained(self) -> None:
         """After ``drain``: returns when every lane has settled what is up to the line, or gave it up, and when the

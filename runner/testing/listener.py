@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection
 
-from runner.model import Partition, Position, Problem
+from runner.model import Lease, Partition, Position, Problem
 
 
 class RecordingListener:
@@ -19,6 +19,8 @@ class RecordingListener:
         self.problems: list[tuple[Partition, Problem | None]] = []
         self.losses: list[tuple[Partition, Position, Position, int | None]] = []
         self.owned: set[Partition] = set()
+        self.leases: dict[Partition, list[Lease]] = {}
+        self.lost_partitions: list[Collection[Partition]] = []
         self._on_revoked = on_revoked
 
     def assigned(self, partitions: Collection[Partition]) -> None:
@@ -29,6 +31,13 @@ class RecordingListener:
         self.revocations.append(list(partitions))
         if self._on_revoked is not None:
             await self._on_revoked(partitions)
+        self.owned.difference_update(partitions)
+
+    def leased(self, partition: Partition, lease: Lease) -> None:
+        self.leases.setdefault(partition, []).append(lease)
+
+    async def lost(self, partitions: Collection[Partition]) -> None:
+        self.lost_partitions.append(list(partitions))
         self.owned.difference_update(partitions)
 
     def partition_problem(self, partition: Partition, problem: Problem | None) -> None:

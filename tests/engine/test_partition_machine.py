@@ -61,6 +61,9 @@ class World(Observer):
     def set_paused(self, worker: PartitionWorker, paused: bool) -> None:
         self.paused = paused
 
+    def fence(self, worker: PartitionWorker) -> None:
+        worker.discard()
+
     def now(self) -> float:
         return self.time
 
