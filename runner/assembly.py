@@ -7,21 +7,25 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from runner.clients.kafka import KafkaConnection, SaslSettings
+from runner.clients.redis import RedisConnection
+from runner.clients.redis_entries import FieldNames
 from runner.clients.tls import TlsSettings
 from runner.config.connections import SaslConfig, TlsConfig
-from runner.config.destinations import KafkaDestinationConfig
+from runner.config.destinations import KafkaDestinationConfig, RedisStreamsDestinationConfig
 from runner.config.functions import FunctionConfig
 from runner.config.mappings import MappingConfig, OnDataLoss, Tombstones
 from runner.config.models import Config
-from runner.config.sources import KafkaSourceConfig
+from runner.config.sources import KafkaSourceConfig, RedisStreamsSourceConfig, SourceConfig
 from runner.core.batcher import BatchPolicy
 from runner.core.delivery import DeliveryPolicy
 from runner.core.filters import compile_filters
 from runner.core.flow import ByteBudget, FlowLimits
+from runner.core.lease import LeaseTimes
 from runner.core.permits import Permits
 from runner.core.retry import RetryPolicy
 from runner.destinations.file import FileDestination
 from runner.destinations.kafka import KafkaDestination
+from runner.destinations.redis_streams import RedisStreamsDestination
 from runner.engine.mapping import Mapping
 from runner.engine.policy import MappingPolicy
 from runner.engine.supervisor import Desired
@@ -30,6 +34,7 @@ from runner.functions.python import PythonFunction
 from runner.ports import Clock, Destination, Function, Observer, Source
 from runner.sources.file import FileSource
 from runner.sources.kafka import KafkaSource, KafkaSourceSettings
+from runner.sources.redis_streams import RedisStreamsSettings, RedisStreamsSource
 from runner.sources.starting import StartingPosition
 from runner.telemetry.telemetry import Telemetry
 
@@ -108,7 +113,22 @@ class Assembly:
     def _source(self, name: str, config: MappingConfig) -> Source:
         starting = StartingPosition(config.starting_position.value)
         continue_after_loss = config.on_data_loss is OnDataLoss.CONTINUE
-        kafka, file = config.source.kafka, config.source.file
+        kafka, redis, file = config.source.kafka, config.source.redis_streams, config.source.file
+        if redis is not None:
+            return RedisStreamsSource(
+                RedisStreamsSettings(
+                    connection=_redis_connection(redis),
+                    streams=redis.streams,
+                    group=redis.group,
+                    lease=LeaseTimes(redis.lease, redis.heartbeat),
+                    names=_field_names(redis),
+                    starting=starting,
+                    starting_timestamp=config.starting_position_timestamp,
+                    continue_after_loss=continue_after_loss,
+                    stop_at_end=self._until_caught_up,
+                ),
+                now=self._clock.now,
+            )
         if kafka is not None:
             return KafkaSource(
                 KafkaSourceSettings(
@@ -143,7 +163,7 @@ class Assembly:
     def _function(
         self, config: MappingConfig, function: FunctionConfig, source: str, concurrency: int, observer: Observer
     ) -> Function:
-        event_source = "SelfManagedKafka" if config.source.kafka is not None else "File"
+        event_source = _event_source(config.source)
         http, python = function.http, function.python
         if http is not None:
             return HttpFunction(
@@ -161,6 +181,7 @@ class Assembly:
                 event_source=event_source,
                 connection_limit=concurrency,
                 source_description=source,
+                now=self._clock.now,
             )
         assert python is not None
         return PythonFunction(
@@ -176,7 +197,15 @@ class Assembly:
             concurrency=concurrency,
             observer=observer,
             source_description=source,
+            now=self._clock.now,
         )
+
+
+def _event_source(source: SourceConfig) -> str:
+    """What an event says of its kind."""
+    if source.redis_streams is not None:
+        return "RedisStreams"
+    return "File" if source.kafka is None else "SelfManagedKafka"
 
 
 def _policy(name: str, config: MappingConfig, function: Function) -> MappingPolicy:
@@ -222,12 +251,50 @@ def _destination(config: MappingConfig, observer: Observer) -> Destination | Non
         return None
     if on_failure.file is not None:
         return FileDestination(on_failure.file.path)
+    if on_failure.redis_streams is not None:
+        return _redis_destination(on_failure.redis_streams, config.source.redis_streams, observer)
     assert on_failure.kafka is not None
     return KafkaDestination(
         connection=_destination_connection(on_failure.kafka, config.source.kafka),
         topic=on_failure.kafka.topic,
         timeout=on_failure.kafka.timeout,
         observer=observer,
+    )
+
+
+def _redis_destination(
+    config: RedisStreamsDestinationConfig, source: RedisStreamsSourceConfig | None, observer: Observer
+) -> RedisStreamsDestination:
+    return RedisStreamsDestination(
+        connection=_redis_connection(config, source),
+        stream=config.stream,
+        maxlen=config.maxlen,
+        timeout=config.timeout,
+        marker_ttl=config.marker_ttl,
+        observer=observer,
+        source_fields=None if source is None else _field_names(source),
+    )
+
+
+def _field_names(source: RedisStreamsSourceConfig) -> FieldNames:
+    return FieldNames(
+        None if source.key_field is None else source.key_field.encode(),
+        None if source.value_field is None else source.value_field.encode(),
+    )
+
+
+def _redis_connection(
+    config: RedisStreamsSourceConfig | RedisStreamsDestinationConfig, shared: RedisStreamsSourceConfig | None = None
+) -> RedisConnection:
+    """To a server of its own, or to the one of ``shared``, as that is reached."""
+    reached = config if config.url is not None or shared is None else shared
+    assert reached.url is not None
+    return RedisConnection(
+        url=reached.url,
+        client_name=_CLIENT_ID,
+        username=reached.username,
+        password=reached.password,
+        tls=_tls(reached.tls),
     )
 
 

@@ -32,7 +32,14 @@ class SourceError(Exception):
 
 
 class CheckpointFenced(Exception):
-    """The checkpoint was refused because its partitions have, or may have, another owner. Never retried."""
+    """The checkpoint was refused because its partitions have, or may have, another owner. Never retried.
+
+    ``partitions`` are the refused ones, where the checkpoints of the others were stored; None: all were refused.
+    """
+
+    def __init__(self, text: str, partitions: Collection[Partition] | None = None) -> None:
+        super().__init__(text)
+        self.partitions = partitions
 
 
 class CheckpointFailed(Exception):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
+from runner.engine.lane import LaneState
 from runner.engine.mapping import Mapping
 from runner.engine.partition import PartitionWorker
 from runner.engine.supervisor import Slot
@@ -59,8 +62,12 @@ def _partition(mapping: Mapping, worker: PartitionWorker, now: float) -> Partiti
 
 def _waiting_for(worker: PartitionWorker, unsettled: int) -> str:
     """In a few words: ``3 lanes wait for the function, 1 lane waits for its next attempt``."""
-    counts = dict(worker.lanes_waiting())
-    words = [f"{count} lane{'s wait' if count > 1 else ' waits'} for {state.value}" for state, count in counts.items()]
+    counts: Counter[LaneState] = Counter(lane.state for lane in worker.lanes.values() if lane.state is not LaneState.IDLE)
+    words = [
+        f"{counts[state]} lane{'s wait' if counts[state] > 1 else ' waits'} for {state.value}"
+        for state in LaneState
+        if counts[state]
+    ]
     if not words and unsettled:
         return "a batch to fill"
     return ", ".join(words)

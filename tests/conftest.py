@@ -14,6 +14,18 @@ from kafka_harness import install
 from kafka_harness.broker import Broker
 from kafka_harness.component import ComponentMissing
 from kafka_harness.properties import BrokerOptions
+from redis_harness.fixtures import (
+    kept,
+    new_redis,
+    new_redis_cluster,
+    new_sentinel,
+    new_stream,
+    redis_of,
+    redis_server,
+)
+
+# Fixtures for real Redis servers: pytest finds them by these names.
+__all__ = ["kept", "new_redis", "new_redis_cluster", "new_sentinel", "new_stream", "redis_of", "redis_server"]
 
 USERS = {"alice": "alice-secret", "bob": "bob-secret"}
 

@@ -8,6 +8,7 @@ import re
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
+from runner.clients.redis_url import RedisUrl, parse_redis_url
 from runner.config.codes import Code
 from runner.config.document import Node, ScalarNode, SequenceNode
 from runner.config.kinds import Definitions, Kind, ScalarKind, Schema, or_expression, read_or_report
@@ -136,6 +137,29 @@ class Url(ScalarKind[str]):
 
     def schema(self, definitions: Definitions) -> Schema:
         return or_expression({"type": "string", "pattern": r"^https?://[^\s@#]+$"}, definitions)
+
+
+class RedisAddress(ScalarKind[RedisUrl]):
+    """How Redis is found. A password in it is refused, so that no message repeats the text."""
+
+    expects = "a URL such as redis://host:6379/0"
+
+    def convert(self, node: Node, scalar: Scalar) -> RedisUrl:
+        if not isinstance(scalar.value, str) or not re.fullmatch(r"[\x21-\x7e]{1,2000}", scalar.value):
+            raise refuse(Code.MALFORMED, f"must be {self.expects}, without spaces", "write redis://host:port/database")
+        try:
+            return parse_redis_url(scalar.value)
+        except ValueError as error:
+            message, _, hint = str(error).partition(": ")
+            raise refuse(Code.MALFORMED, message, hint) from error
+
+    def schema(self, definitions: Definitions) -> Schema:
+        return or_expression(
+            {"type": "string", "pattern": r"^rediss?(\+sentinel|\+cluster)?://[^\s@?#]+$"}, definitions
+        )
+
+    def show(self, value: RedisUrl) -> object:
+        return str(value)
 
 
 class AnyPath(Kind[pathlib.Path]):

@@ -70,6 +70,11 @@ class Code(enum.StrEnum):
     AUTHORIZATION_TWICE = "E323"
     CLUSTER_MISSING = "E324"
     SECURITY_WITHOUT_CLUSTER = "E325"
+    PASSWORD_WITHOUT_TLS = "E326"  # noqa: S105 - a code, not a secret
+    TLS_WITHOUT_REDISS = "E327"
+    HEARTBEAT_TOO_SLOW = "E328"
+    COMMIT_TIMEOUT_OVER_LEASE = "E329"
+    FIELD_TWICE = "E330"
 
     FUNCTION_UNUSED = "W401"
     DRAIN_SHORTER_THAN_TIMEOUT = "W402"
@@ -79,6 +84,7 @@ class Code(enum.StrEnum):
     GIVEN_UP_IS_DROPPED = "W406"
     TOKEN_UNENCRYPTED = "W407"  # noqa: S105 - a code, not a secret
     NO_MAPPINGS = "W408"
+    PASSWORD_PLAINTEXT = "W409"  # noqa: S105 - a code, not a secret
 
     @property
     def is_warning(self) -> bool:

@@ -9,7 +9,7 @@ from runner.config.functions import FunctionConfig
 from runner.config.mappings import MappingConfig
 from runner.config.models import Config
 from runner.config.reading import Reading
-from runner.config.sources import SourceConfig
+from runner.config.sources import RedisStreamsSourceConfig, SourceConfig
 from runner.config.wording import Path
 from runner.core.lanes import Ordering
 
@@ -17,6 +17,7 @@ _CONNECT_TIMEOUT: Final = 5.0
 _FOR_EVER: Final = -1
 _ATTEMPTS_BEFORE_DESTINATION: Final = 10
 _DRAIN_TIMEOUT_OF_UNKNOWN_FUNCTION: Final = 30.0
+_HEARTBEATS_OF_A_LEASE: Final = 5
 
 
 def derive(config: Config, reading: Reading) -> Config:
@@ -56,7 +57,20 @@ def _mapping(name: str, mapping: MappingConfig, function: FunctionConfig | None,
 
 
 def _source(name: str, source: SourceConfig, path: Path, reading: Reading) -> SourceConfig:
+    if source.redis_streams is not None:
+        redis = _redis_streams(name, source.redis_streams, (*path, "redis_streams"), reading)
+        source = replace(source, redis_streams=redis)
     kafka = source.kafka
     if kafka is None or _is_written((*path, "kafka", "consumer_group_id"), reading):
         return source
     return replace(source, kafka=replace(kafka, consumer_group_id=name))
+
+
+def _redis_streams(
+    name: str, redis: RedisStreamsSourceConfig, path: Path, reading: Reading
+) -> RedisStreamsSourceConfig:
+    if not _is_written((*path, "group"), reading):
+        redis = replace(redis, group=name)
+    if not _is_written((*path, "heartbeat"), reading):
+        redis = replace(redis, heartbeat=redis.lease / _HEARTBEATS_OF_A_LEASE)
+    return redis

@@ -11,7 +11,7 @@ from runner.config.functions import FunctionConfig
 from runner.config.mappings import MappingConfig
 from runner.config.models import Config
 from runner.config.reading import Reading
-from runner.config.sources import FileSourceConfig, KafkaSourceConfig
+from runner.config.sources import FileSourceConfig, KafkaSourceConfig, RedisStreamsSourceConfig
 from runner.config.wording import Path
 
 
@@ -64,6 +64,10 @@ class JudgedMapping(Judged):
     @property
     def kafka(self) -> KafkaSourceConfig | None:
         return self.mapping.source.kafka if self.known("source.kafka") else None
+
+    @property
+    def redis_streams(self) -> RedisStreamsSourceConfig | None:
+        return self.mapping.source.redis_streams if self.known("source.redis_streams") else None
 
     @property
     def file(self) -> FileSourceConfig | None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Hashable
+from typing import NamedTuple
+
 from runner.config.codes import Code
 from runner.config.judgement import Judged, JudgedMapping, mappings
 from runner.config.models import Config
 from runner.config.reading import Reading
+from runner.config.redis_source_checks import places_of
 from runner.config.source_checks import checkpoint_file
 from runner.config.units import format_size
 from runner.config.wording import quoted
@@ -68,26 +72,49 @@ def _check_default_buffers(process: Judged, judged: list[JudgedMapping]) -> None
         )
 
 
+class _Group(NamedTuple):
+    """A consumer group of ``mapping``. Two of one kind with one name that share a place are certainly the same."""
+
+    mapping: JudgedMapping
+    kind: str
+    key: str
+    name: str
+    places: Collection[Hashable]
+
+
 def _check_groups(judged: list[JudgedMapping]) -> None:
-    owners: dict[tuple[str, str], JudgedMapping] = {}
-    for mapping in judged:
-        kafka = mapping.kafka
-        if kafka is None:
-            continue
-        if not mapping.known("source.kafka.consumer_group_id", "source.kafka.bootstrap_servers"):
-            continue
-        # Two lists of bootstrap servers that have one in common are certainly of one cluster.
-        groups = [(kafka.consumer_group_id, server.lower()) for server in kafka.bootstrap_servers]
-        earlier = next((owners[group] for group in groups if group in owners), None)
-        owners |= dict.fromkeys([group for group in groups if group not in owners], mapping)
+    owners: dict[tuple[str, str, Hashable], JudgedMapping] = {}
+    for group in [each for mapping in judged for each in (_kafka_group(mapping), _redis_group(mapping)) if each]:
+        claims = [(group.kind, group.name, place) for place in group.places]
+        earlier = next((owners[claim] for claim in claims if claim in owners), None)
+        owners |= dict.fromkeys([claim for claim in claims if claim not in owners], group.mapping)
         if earlier is not None:
-            group = quoted(kafka.consumer_group_id)
-            mapping.report(
+            key = group.key.rpartition(".")[2]
+            group.mapping.report(
                 Code.GROUP_SHARED,
-                "source.kafka.consumer_group_id",
-                f"consumer group {group} of this cluster belongs to mapping {quoted(earlier.name)} already",
-                "give each mapping a consumer_group_id of its own; without one, its name is used",
+                group.key,
+                f"consumer group {quoted(group.name)} of this {group.kind} belongs to mapping {quoted(earlier.name)} "
+                "already",
+                f"give each mapping a {key} of its own; without one, its name is used",
             )
+
+
+def _kafka_group(mapping: JudgedMapping) -> _Group | None:
+    kafka = mapping.kafka
+    key = "source.kafka.consumer_group_id"
+    if kafka is None or not mapping.known(key, "source.kafka.bootstrap_servers"):
+        return None
+    servers = [server.lower() for server in kafka.bootstrap_servers]
+    return _Group(mapping, "cluster", key, kafka.consumer_group_id, servers)
+
+
+def _redis_group(mapping: JudgedMapping) -> _Group | None:
+    """Whichever its streams are: who shares a group shares out the streams."""
+    redis = mapping.redis_streams
+    key = "source.redis_streams.group"
+    if redis is None or not mapping.known(key, "source.redis_streams.url"):
+        return None
+    return _Group(mapping, "Redis server", key, redis.group, places_of(redis.url))
 
 
 def _check_checkpoint_files(judged: list[JudgedMapping]) -> None:

@@ -110,7 +110,7 @@ def _check_kafka_destination(mapping: JudgedMapping, destination: KafkaDestinati
 
 
 def _check_borrowed_cluster(mapping: JudgedMapping, section: str) -> None:
-    if mapping.known("source") and mapping.mapping.source.file is not None:
+    if mapping.file is not None or mapping.redis_streams is not None:
         mapping.report(
             Code.CLUSTER_MISSING,
             section,

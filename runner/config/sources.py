@@ -5,10 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from runner.config.addresses import AnyPath, DirectoryPath, Servers
+from runner.clients.redis_url import RedisUrl
+from runner.clients.secret import Secret
+from runner.config.addresses import AnyPath, DirectoryPath, RedisAddress, Servers
 from runner.config.connections import SaslConfig, TlsConfig
-from runner.config.scalars import Duration, Size, Text
+from runner.config.scalars import Duration, Flag, Size, Text
+from runner.config.secrets import SecretText
 from runner.config.sections import Items, Section, derived_key, key, section
+from runner.config.streams import StreamKeys
 
 GROUP_PATTERN: Final = r"[a-zA-Z0-9\-/*:_+=.@]+"
 TOPIC: Final = Text(
@@ -54,6 +58,44 @@ class KafkaSourceConfig:
 
 
 @section()
+class RedisStreamsSourceConfig:
+    """Streams of Redis or Valkey, each of which is read, in order, by one process of the group at a time."""
+
+    url: RedisUrl = key(
+        RedisAddress(),
+        "redis://host:port/db, redis+sentinel://host:port/service/db, redis+cluster://host:port; rediss.",
+    )
+    streams: tuple[str, ...] = key(
+        StreamKeys(), "What to read: keys of streams, in which {0..15} stands for each of these numbers."
+    )
+    group: str = derived_key(
+        Text("a consumer group", longest=200),
+        "Under which name is kept what is acknowledged; a group belongs to one mapping.",
+        derived="the mapping's name",
+    )
+    key_field: str | None = key(
+        Text("a field's name"), "The field that is the record's key; records have none without it.", default=None
+    )
+    value_field: str | None = key(
+        Text("a field's name"),
+        "The field that is the record's value, the others being its headers; without it the value is all fields.",
+        default=None,
+    )
+    lease: float = key(
+        Duration(1, 300), "For how long a process owns a stream before another may take it over.", default=10.0
+    )
+    heartbeat: float = derived_key(Duration(0.1, 100), "How often a lease is renewed.", derived="a fifth of the lease")
+    username: str | None = key(
+        Text("a user name", longest=256), "The user; without it, the one named default.", default=None
+    )
+    password: Secret | None = key(
+        SecretText(), "The user's password; one in a file is read again at every connection.", default=None
+    )
+    allow_plaintext: bool = key(Flag(), "Send the password over a connection without TLS.", default=False)
+    tls: TlsConfig | None = key(Section(TlsConfig), "How to use TLS with a rediss:// URL.", default=None)
+
+
+@section()
 class FileSourceConfig:
     """A directory as a topic; its files ``<n>.jsonl`` are the partitions, their lines the records."""
 
@@ -64,9 +106,12 @@ class FileSourceConfig:
     poll_interval: float = key(Duration(0.01, 60), "How often to look for new lines and files.", default=0.2)
 
 
-@section(exactly_one=("kafka", "file"))
+@section(exactly_one=("kafka", "redis_streams", "file"))
 class SourceConfig:
     """Where a mapping's records come from."""
 
     kafka: KafkaSourceConfig | None = key(Section(KafkaSourceConfig), "Kafka topics.", default=None)
+    redis_streams: RedisStreamsSourceConfig | None = key(
+        Section(RedisStreamsSourceConfig), "Redis streams.", default=None
+    )
     file: FileSourceConfig | None = key(Section(FileSourceConfig), "Local files.", default=None)

@@ -10,7 +10,7 @@ from runner.model import NO_TIMESTAMP, DeadLetter, FunctionError, Record, Timest
 
 PREFIX: Final = "stream-runner-"
 
-_OWN: Final = frozenset(
+CONTEXT: Final = frozenset(
     PREFIX + name
     for name in (
         "original-topic",
@@ -33,6 +33,7 @@ _OWN: Final = frozenset(
         "pointer",
     )
 )
+"""The names by which a dead letter says where it comes from."""
 POINTER: Final = PREFIX + "pointer"
 """Says that the value is a pointer to the original record, and not the record itself."""
 
@@ -64,7 +65,7 @@ def dead_letter_headers(letter: DeadLetter, *, with_error: bool = True) -> list[
 
     ``with_error=False`` leaves out what can be long: the error's text and stack.
     """
-    return [*_own(letter, with_error), *_spring(letter, with_error)]
+    return [*context_headers(letter, with_error=with_error), *_spring(letter, with_error)]
 
 
 def original_headers(record: Record) -> list[tuple[str, bytes | None]]:
@@ -72,10 +73,11 @@ def original_headers(record: Record) -> list[tuple[str, bytes | None]]:
 
     A record that was a dead letter before has them already; they are replaced, so that no redrive adds to them.
     """
-    return [(name, value) for name, value in record.headers if name not in _OWN and name not in _SPRING]
+    return [(name, value) for name, value in record.headers if name not in CONTEXT and name not in _SPRING]
 
 
-def _own(letter: DeadLetter, with_error: bool) -> Iterator[tuple[str, bytes]]:
+def context_headers(letter: DeadLetter, *, with_error: bool = True) -> Iterator[tuple[str, bytes]]:
+    """Those of ``dead_letter_headers`` that have our own names, which are in ``CONTEXT``."""
     record = letter.record
     facts: dict[str, str | int] = {
         "original-topic": record.partition.topic,

@@ -14,7 +14,8 @@ from aiokafka.partitioner import DefaultPartitioner
 
 from runner.clients.kafka import KafkaConnection
 from runner.clients.kafka_errors import InvalidRecordError
-from runner.destinations.kafka_messages import Form, Message, message_of, timestamp_of
+from runner.destinations.forms import Form
+from runner.destinations.kafka_messages import Message, message_of, timestamp_of
 from runner.destinations.kafka_producer import BATCH_BYTES, BATCH_OVERHEAD, Topic, TopicProducer, refused
 from runner.destinations.overdue import ReportedWhenOverdue
 from runner.model import DeadLetter, Record

@@ -1,32 +1,16 @@
-"""The forms in which a dead letter is written to Kafka, each smaller than the one before."""
+"""Dead letters as the records of a Kafka topic."""
 
 from __future__ import annotations
 
-import enum
-import hashlib
 from typing import Final, NamedTuple
 
-import msgspec
-
+from runner.destinations.forms import Form, pointer_to
 from runner.destinations.headers import POINTER, dead_letter_headers, original_headers
 from runner.model import DeadLetter
 
 _RECORD_OVERHEAD: Final = 32
 """Bytes that a record's own framing may take: its lengths, deltas and attributes."""
 _HEADER_OVERHEAD: Final = 10
-
-
-class Form(enum.IntEnum):
-    """How much of the letter is written. The next one is tried when the topic does not take one of this size."""
-
-    WHOLE = 0
-    WITHOUT_ERROR_TEXT = 1
-    POINTER = 2
-    POINTER_WITHOUT_KEY = 3
-
-    @property
-    def smaller(self) -> Form | None:
-        return Form(self + 1) if self < Form.POINTER_WITHOUT_KEY else None
 
 
 class Message(NamedTuple):
@@ -51,7 +35,7 @@ def message_of(letter: DeadLetter, form: Form, timestamp_ms: int) -> Message:
     if form in (Form.WHOLE, Form.WITHOUT_ERROR_TEXT):
         return Message(record.key, record.value, [*original_headers(record), *ours], timestamp_ms)
     key = record.key if form is Form.POINTER else None
-    return Message(key, _pointer(letter, form), [*ours, (POINTER, b"true")], timestamp_ms)
+    return Message(key, pointer_to(letter, form), [*ours, (POINTER, b"true")], timestamp_ms)
 
 
 def timestamp_of(letter: DeadLetter, retention_ms: int | None) -> int:
@@ -66,20 +50,3 @@ def timestamp_of(letter: DeadLetter, retention_ms: int | None) -> int:
     if retention_ms is not None and letter.given_up_at_ms - timestamp_ms > retention_ms / 2:
         return letter.given_up_at_ms
     return timestamp_ms
-
-
-def _pointer(letter: DeadLetter, form: Form) -> bytes:
-    record = letter.record
-    has_key_left_out = form is Form.POINTER_WITHOUT_KEY and record.key is not None
-    return msgspec.json.encode(
-        {
-            "topic": record.partition.topic,
-            "partition": record.partition.number,
-            "offset": record.position,
-            "size": None if record.value is None else len(record.value),
-            "sha256": None if record.value is None else hashlib.sha256(record.value).hexdigest(),
-            "headers_left_out": len(original_headers(record)),
-            "key_left_out": has_key_left_out,
-            "key_sha256": hashlib.sha256(record.key or b"").hexdigest() if has_key_left_out else None,
-        }
-    )

@@ -85,8 +85,10 @@ class Committer:
         except CheckpointFenced as error:
             self._observer.checkpoint_failed(str(error), fenced=True)
             for worker in workers:
-                self.fence(worker)
-            return
+                if error.partitions is None or worker.partition in error.partitions:
+                    self.fence(worker)
+            if error.partitions is None:
+                return
         self._observer.checkpoint_stored(len(positions), self._clock.now() - started)
         for worker in workers:
             if not worker.is_discarded:

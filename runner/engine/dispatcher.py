@@ -164,9 +164,10 @@ class Dispatcher:
         try:
             with anyio.CancelScope() as scope:
                 lane.cancel = scope.cancel
+                lane.invocation = invocation
                 outcome = await self._function.invoke(invocation)
         finally:
-            lane.cancel = None
+            lane.cancel = lane.invocation = None
             self._invocation_over(worker)
         self._take_outcome(lane, invocation, outcome, started)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from runner.core.batcher import Batcher
 from runner.core.delivery import Delivery
 from runner.engine.timers import Timer
-from runner.model import Record
+from runner.model import Invocation, Record
 
 if TYPE_CHECKING:
     from runner.engine.partition import PartitionWorker
@@ -30,7 +30,18 @@ class LaneState(enum.Enum):
 class Lane:
     """Data only: an idle lane costs nothing. Its partition's worker changes it."""
 
-    __slots__ = ("batcher", "cancel", "delivery", "index", "retry_at", "state", "storing", "timer", "worker")
+    __slots__ = (
+        "batcher",
+        "cancel",
+        "delivery",
+        "index",
+        "invocation",
+        "retry_at",
+        "state",
+        "storing",
+        "timer",
+        "worker",
+    )
 
     def __init__(self, worker: PartitionWorker, index: int, batcher: Batcher) -> None:
         self.worker = worker
@@ -42,6 +53,7 @@ class Lane:
         self.retry_at = 0.0
         self.storing = 0  # records given up that the destination does not have yet
         self.cancel: Callable[[], None] | None = None  # ends the running invocation; set by the mapping's task
+        self.invocation: Invocation | None = None  # the running one
 
     @property
     def first_unsettled(self) -> Record | None:

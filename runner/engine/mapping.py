@@ -306,7 +306,7 @@ class Mapping:
     def leased(self, partition: Partition, lease: Lease) -> None:
         worker = self.workers.get(partition)
         if worker is not None:
-            worker.lease = lease
+            worker.leased(lease)
 
     async def lost(self, partitions: Collection[Partition]) -> None:
         workers = [self.workers[partition] for partition in partitions if partition in self.workers]

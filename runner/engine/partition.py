@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import anyio
 
@@ -76,6 +76,13 @@ class PartitionWorker:
         self._held_back: list[Lane] = []  # what they hold next may not be started before the checkpoint moves
         self._quiet = anyio.Event()
         self._lag = Lag(self.tracker)
+
+    def leased(self, lease: Lease) -> None:
+        """What runs may still wait for a connection or a process: it goes by the renewed lease too."""
+        self.lease = lease
+        for lane in self.lanes.values():
+            if lane.invocation is not None:
+                lane.invocation.lease = lease
 
     def holds_lease(self, now: float) -> bool:
         """False: another may own the partition by now, and the worker is discarded."""
@@ -390,10 +397,3 @@ class PartitionWorker:
             if (record := lane.first_unsettled) is not None and record.timestamp_ms >= 0
         ]
         return self._lag.seconds(now, backlog, min(stamps) / 1000.0 if stamps else None)
-
-    def lanes_waiting(self) -> Iterator[tuple[LaneState, int]]:
-        """How many lanes wait for what, leaving out the idle ones."""
-        for state in LaneState:
-            count = sum(lane.state is state for lane in self.lanes.values())
-            if count and state is not LaneState.IDLE:
-                yield state, count

@@ -14,7 +14,8 @@ class LambdaContext:
     """``aws_request_id`` is the idempotency key: the same for the same records, whatever the attempt.
 
     ``mapping``, ``partition`` (topic and number as in the event), ``first_position``, ``last_position``, ``attempt``
-    (from 1) and ``traceparent`` (None when there is no valid one) are not AWS's.
+    (from 1), ``generation`` (higher than that of every earlier owner of the partition; None where its source has no
+    leases) and ``traceparent`` (None when there is no valid one) are not AWS's.
     """
 
     __slots__ = ("_deadline", "_invocation")
@@ -80,6 +81,11 @@ class LambdaContext:
     @property
     def attempt(self) -> int:
         return self._invocation.attempt
+
+    @property
+    def generation(self) -> int | None:
+        lease = self._invocation.lease
+        return None if lease is None else lease.generation
 
     @property
     def traceparent(self) -> str | None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import math
 import os
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final, Literal
 
 import aiohttp
@@ -21,16 +20,18 @@ from runner.functions.credentials import Credentials
 from runner.functions.errors import EXCERPT_CHARACTERS, bad_response, printable, timed_out, too_large
 from runner.functions.http_answer import AnswerJudge
 from runner.functions.http_connection import Exchange, TrackingConnector, exchanging
+from runner.functions.http_request import RequestBody
 from runner.functions.identity import identity_headers
+from runner.functions.lease import LeaseCheck, lease_expired
 from runner.functions.payloads.lambda_event import LambdaPayload
 from runner.functions.payloads.raw import RawPayload
+from runner.functions.payloads.shape import shape_of
 from runner.model import ErrorKind, Failed, FunctionError, Invocation, Outcome, Record, Throttled, TooLarge
 from runner.ports import FunctionNotValid
 
 USER_AGENT: Final = "stream-runner"
 
 _CLOSE_SECONDS: Final = 5.0
-_LARGE_BODY_BYTES: Final = 1 << 20
 
 
 class HttpFunction:
@@ -39,6 +40,9 @@ class HttpFunction:
     ``connection_limit`` is to be at least the number of calls that run at once: a call that gets no connection within
     ``connect_timeout`` counts as one that did not reach the function. ``maximum_payload`` (the encoded body) and
     ``maximum_response`` (the decoded body) are in bytes. With ``source_description`` ``fixed_size`` is close.
+
+    With ``now``, the clock that ``Invocation.lease`` counts by, no request is written whose lease is over, and a body
+    that is being written then stays incomplete; None: no lease ever ends. The outcome is Throttled, ``LeaseExpired``.
     """
 
     def __init__(
@@ -58,6 +62,7 @@ class HttpFunction:
         event_source: str,
         connection_limit: int,
         source_description: str | None = None,
+        now: Callable[[], float] | None = None,
     ) -> None:
         self._name = name
         self._url = url
@@ -67,11 +72,13 @@ class HttpFunction:
             LambdaPayload(event_source, source_description) if payload == "lambda" else RawPayload()
         )
         self._credentials = Credentials(headers, bearer_token)
+        self._leases = LeaseCheck(now)
         self._tls = tls or TlsSettings()
         self._maximum_payload = maximum_payload
         self._connection_limit = connection_limit
         self._judge = AnswerJudge(
             report_batch_item_failures=report_batch_item_failures,
+            shape=shape_of(event_source),
             emulator_errors=payload == "lambda",
             maximum_response=maximum_response,
             redact=self._credentials.redact,
@@ -150,11 +157,17 @@ class HttpFunction:
     ) -> Outcome:
         assert self._session is not None, "open() comes first"
         assert self._target is not None
-        # aiohttp wants large bodies as files, which it sends piece by piece without blocking the loop.
-        data = io.BytesIO(body) if len(body) > _LARGE_BODY_BYTES else body
-        with exchanging(exchange):
-            async with self._session.post(self._target, data=data, headers=headers, allow_redirects=False) as response:
-                return await self._judge.outcome_of(response, invocation)
+        data = RequestBody(body, lambda: not self._leases.is_over(invocation))
+        try:
+            with exchanging(exchange):
+                async with self._session.post(
+                    self._target, data=data, headers=headers, allow_redirects=False
+                ) as response:
+                    return await self._judge.outcome_of(response, invocation)
+        except aiohttp.ClientError:
+            if data.withheld:
+                return lease_expired(invocation)
+            raise
 
     def _headers(self, invocation: Invocation) -> CIMultiDict[str]:
         headers: CIMultiDict[str] = CIMultiDict(identity_headers(invocation))

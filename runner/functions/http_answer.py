@@ -25,6 +25,7 @@ from runner.functions.errors import (
     printable,
 )
 from runner.functions.http_body import BodyUnusable, read_beginning, read_body
+from runner.functions.payloads.shape import EventShape
 from runner.model import SUCCEEDED, ErrorKind, Failed, FunctionError, Invocation, Outcome, Throttled
 
 _BEGINNING_SECONDS: Final = 1.0
@@ -35,18 +36,21 @@ _EMULATOR_TIMEOUT: Final = re.compile(rb"(?:[0-9]{4}-\S+ \S+ )?Task timed out af
 class AnswerJudge:
     """``emulator_errors``: look for the error bodies that AWS's runtime interface emulator sends with status 200.
 
-    ``maximum_response`` is in bytes, after decompression. ``redact`` takes secrets out of texts.
+    ``shape`` is how identifiers of failed records are spelt. ``maximum_response`` is in bytes, after decompression.
+    ``redact`` takes secrets out of texts.
     """
 
     def __init__(
         self,
         *,
         report_batch_item_failures: bool,
+        shape: EventShape,
         emulator_errors: bool,
         maximum_response: int,
         redact: Callable[[str], str],
     ) -> None:
         self._report = report_batch_item_failures
+        self._shape = shape
         self._emulator_errors = emulator_errors
         self._maximum_response = maximum_response
         self._redact = redact
@@ -75,7 +79,7 @@ class AnswerJudge:
             error = self._emulator_error(body, response.status)
             if error is not None:
                 return Failed(error)
-        return responses.outcome_of(body, invocation, self._redact) if self._report else SUCCEEDED
+        return responses.outcome_of(body, invocation, self._shape, self._redact) if self._report else SUCCEEDED
 
     async def _refusal(self, response: aiohttp.ClientResponse) -> FunctionError:
         """The status decides. The body is only for the text: it must neither keep the lane waiting nor break it."""

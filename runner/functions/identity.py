@@ -36,6 +36,8 @@ def identity_headers(invocation: Invocation) -> list[tuple[str, str]]:
         ("Stream-Runner-Attempt", str(invocation.attempt)),
         ("Idempotency-Key", invocation.idempotency_key),
     ]
+    if invocation.lease is not None:
+        headers.append(("Stream-Runner-Generation", str(invocation.lease.generation)))
     traceparent = valid_traceparent(invocation)
     if traceparent is not None:
         headers.append(("traceparent", traceparent))

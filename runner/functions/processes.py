@@ -15,8 +15,9 @@ import anyio
 import msgspec
 
 from runner.functions.errors import printable
+from runner.functions.lease import LeaseCheck
 from runner.functions.loading import IMPORT_SECONDS
-from runner.functions.worker import LENGTH_BYTES, Answer, NotReady, Ready, WorkerSpec
+from runner.functions.worker import LENGTH_BYTES, Answer, Call, NotReady, Ready, Withheld, WorkerSpec
 from runner.model import Invocation
 from runner.ports import FunctionNotValid
 
@@ -83,11 +84,15 @@ class _Worker:
 
 
 class HandlerProcesses:
-    """At most ``size`` workers, started as they are needed, each serving one invocation at a time."""
+    """At most ``size`` workers, started as they are needed, each serving one invocation at a time.
 
-    def __init__(self, spec: WorkerSpec, size: int) -> None:
+    ``leases`` says which invocations are not to be started any more; they are answered by Withheld.
+    """
+
+    def __init__(self, spec: WorkerSpec, size: int, leases: LeaseCheck) -> None:
         self._spec = msgspec.structs.replace(spec, path=[entry or str(Path.cwd()) for entry in sys.path])
         self._slots = asyncio.Semaphore(size)
+        self._leases = leases
         self._idle: list[_Worker] = []
         self._workers: set[_Worker] = set()
 
@@ -103,13 +108,11 @@ class HandlerProcesses:
 
         Raises TimeoutError (the worker is killed), WorkerDied, WorkerNotStarted.
         """
-        frame = pickle.dumps(invocation, pickle.HIGHEST_PROTOCOL)
         async with self._slots:
             worker = await self._taken()
             whole = False
             try:
-                async with asyncio.timeout(self._spec.timeout):
-                    answer = await worker.call(frame)
+                answer = await self._handed_over(invocation, worker)
                 whole = True
             finally:
                 if whole:
@@ -117,6 +120,14 @@ class HandlerProcesses:
                 else:
                     await self._discard(worker)
             return answer
+
+    async def _handed_over(self, invocation: Invocation, worker: _Worker) -> Answer:
+        if self._leases.is_over(invocation):
+            return Withheld()
+        call = Call(invocation, self._leases.start_by(invocation))
+        frame = pickle.dumps(call, pickle.HIGHEST_PROTOCOL)
+        async with asyncio.timeout(self._spec.timeout):
+            return await worker.call(frame)
 
     async def close(self) -> None:
         """Kills every worker."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -10,12 +11,14 @@ from typing import Any, Final, Literal
 from runner.functions import responses
 from runner.functions.context import LambdaContext
 from runner.functions.errors import error_of, timed_out, too_large
+from runner.functions.lease import LeaseCheck, lease_expired
 from runner.functions.loading import IMPORT_SECONDS, Handler, is_async, load_handler
 from runner.functions.payloads.lambda_event import LambdaPayload
+from runner.functions.payloads.shape import shape_of
 from runner.functions.processes import HandlerProcesses, WorkerDied, WorkerNotStarted, processors
 from runner.functions.steps import BlockingReport, watched
 from runner.functions.threads import HandlerThreads, ThreadNotStarted
-from runner.functions.worker import NoResult, Raised, Returned, WorkerSpec, result_as_json
+from runner.functions.worker import NoResult, Raised, Returned, Withheld, WorkerSpec, result_as_json
 from runner.model import (
     SUCCEEDED,
     ErrorKind,
@@ -41,7 +44,9 @@ class PythonFunction:
     an ``async def`` on the loop and a ``def`` in a thread, ``process`` both in worker processes: as many as
     invocations run at once, up to ``concurrency`` and the processors that this process may use; an invocation beyond
     them waits, and its timeout begins when a worker takes it. ``timeout`` is in seconds, ``maximum_payload`` in bytes:
-    of the encoded event, or of keys, values and headers with ``records``.
+    of the encoded event, or of keys, values and headers with ``records``. With ``now``, the clock that
+    ``Invocation.lease`` counts by, no handler starts whose lease is over; None: no lease ever ends. The outcome is
+    then Throttled, ``LeaseExpired``.
     """
 
     def __init__(
@@ -59,10 +64,13 @@ class PythonFunction:
         concurrency: int,
         observer: Observer,
         source_description: str | None = None,
+        now: Callable[[], float] | None = None,
     ) -> None:
         self._name = name
         self._handler_name = handler
         self._payload = LambdaPayload(event_source, source_description) if payload == "lambda" else None
+        self._shape = shape_of(event_source)
+        self._leases = LeaseCheck(now)
         self._timeout = timeout
         self._report = report_batch_item_failures
         self._maximum_payload = maximum_payload
@@ -81,7 +89,7 @@ class PythonFunction:
                 timeout=timeout,
                 report_batch_item_failures=report_batch_item_failures,
             )
-            self._processes = HandlerProcesses(spec, max(1, min(concurrency, processors())))
+            self._processes = HandlerProcesses(spec, max(1, min(concurrency, processors())), self._leases)
         self._run: Callable[[Invocation], Awaitable[Outcome]] = self._not_open
 
     @property
@@ -161,7 +169,10 @@ class PythonFunction:
         try:
             async with limit:
                 context = LambdaContext(invocation, self._timeout)
-                result = await watched(self._handler(self._event(invocation), context), self._blocking)
+                event = self._event(invocation)
+                if self._leases.is_over(invocation):
+                    return lease_expired(invocation)
+                result = await watched(self._handler(event, context), self._blocking)
             if not limit.expired():
                 return self._outcome(result, invocation)
         except KeyboardInterrupt:
@@ -176,19 +187,26 @@ class PythonFunction:
         return Failed(timed_out(_NO_RETURN, self._timeout))
 
     async def _in_thread(self, invocation: Invocation) -> Outcome:
+        start_by = self._leases.start_by(invocation)
         try:
             outcome, late = await self._threads.run(
-                lambda: self._call(invocation), timeout=self._timeout, overdue=lambda: self._report_overdue(invocation)
+                lambda: self._call(invocation, start_by),
+                timeout=self._timeout,
+                overdue=lambda: self._report_overdue(invocation),
             )
         except ThreadNotStarted as error:
             return _not_reached(error)
         return Failed(timed_out(_NO_RETURN, self._timeout)) if late else outcome
 
-    def _call(self, invocation: Invocation) -> Outcome:
+    def _call(self, invocation: Invocation, start_by: float) -> Outcome:
+        """Runs in a thread."""
         assert self._handler is not None
         context = LambdaContext(invocation, self._timeout)
         try:
-            result = self._handler(self._event(invocation), context)
+            event = self._event(invocation)
+            if time.monotonic() >= start_by:
+                return lease_expired(invocation)
+            result = self._handler(event, context)
         except KeyboardInterrupt:
             raise
         except BaseException as error:
@@ -207,7 +225,9 @@ class PythonFunction:
             return _not_reached(error)
         match answer:
             case Returned(result):
-                return responses.outcome_of(result, invocation)
+                return responses.outcome_of(result, invocation, self._shape)
+            case Withheld():
+                return lease_expired(invocation)
             case Raised(reported):
                 return Failed(reported)
             case _:
@@ -221,7 +241,7 @@ class PythonFunction:
         if result is None:
             return SUCCEEDED
         try:
-            return responses.outcome_of(result_as_json(result, self._report), invocation)
+            return responses.outcome_of(result_as_json(result, self._report), invocation, self._shape)
         except NoResult as unusable:
             return Failed(unusable.error)
 

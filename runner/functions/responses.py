@@ -1,7 +1,8 @@
 """What a function's answer says about its batch: AWS's table for ReportBatchItemFailures.
 
 Empty, ``null``, ``{}``, ``[]``, ``""``, and ``batchItemFailures`` that is missing, null or empty are success. An
-identifier that is no object of ``partition`` and ``offset``, or names no record of the batch, fails the whole batch.
+identifier that is no object of ``partition`` and ``offset`` (or the members that the event's shape has for them), or
+names no record of the batch, fails the whole batch.
 """
 
 from __future__ import annotations
@@ -12,15 +13,17 @@ from typing import Any, Final
 import msgspec
 
 from runner.functions.errors import bad_response, excerpt, printable
+from runner.functions.payloads.shape import EventShape
 from runner.model import SUCCEEDED, ErrorKind, Failed, FunctionError, Invocation, Outcome, PartlyFailed, Position
 
 _IDENTIFIER_CHARACTERS: Final = 128
 
 
-def outcome_of(body: bytes, invocation: Invocation, redact: Callable[[str], str] = str) -> Outcome:
+def outcome_of(body: bytes, invocation: Invocation, shape: EventShape, redact: Callable[[str], str] = str) -> Outcome:
     """Judge an answer, given as JSON, of a function that reports batch item failures. Never raises.
 
-    ``redact`` takes secrets out of what an error quotes.
+    ``shape`` is that of the source's events, whatever the payload. ``redact`` takes secrets out of what an error
+    quotes.
     """
     if not body or body.isspace():
         return SUCCEEDED
@@ -37,19 +40,19 @@ def outcome_of(body: bytes, invocation: Invocation, redact: Callable[[str], str]
         return SUCCEEDED
     if not isinstance(failures, list):
         return Failed(bad_response(f"batchItemFailures is no list: {excerpt(body, redact)}"))
-    return _named(failures, invocation, redact)
+    return _named(failures, invocation, shape, redact)
 
 
-def _named(failures: list[Any], invocation: Invocation, redact: Callable[[str], str]) -> Outcome:
-    partition = str(invocation.partition)
+def _named(failures: list[Any], invocation: Invocation, shape: EventShape, redact: Callable[[str], str]) -> Outcome:
+    group = shape.group_of(invocation.partition)
     known = {record.position for record in invocation.records}
     failed: set[Position] = set()
     for failure in failures:
-        position = _position(failure, partition)
+        position = _position(failure, shape, group)
         if position is None or position not in known:
             return Failed(
                 bad_response(
-                    f"batchItemFailures names no record of this batch ({partition}): "
+                    f"batchItemFailures names no record of this batch ({group}): "
                     f"{printable(redact(repr(failure)), _IDENTIFIER_CHARACTERS)}"
                 )
             )
@@ -62,10 +65,10 @@ def _named(failures: list[Any], invocation: Invocation, redact: Callable[[str], 
     return PartlyFailed(frozenset(failed), error)
 
 
-def _position(failure: Any, partition: str) -> Position | None:
+def _position(failure: Any, shape: EventShape, group: str) -> Position | None:
     identifier = failure.get("itemIdentifier") if isinstance(failure, dict) else None
-    if not isinstance(identifier, dict) or identifier.get("partition") != partition:
+    if not isinstance(identifier, dict) or identifier.get(shape.group) != group:
         return None
-    offset = identifier.get("offset")
+    position = identifier.get(shape.position)
     # By exact type: to Python, true and 1.0 would be the position 1.
-    return offset if type(offset) in (int, str) else None
+    return position if type(position) in (int, str) else None

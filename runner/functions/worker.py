@@ -1,6 +1,6 @@
 """What runs in a worker process: a handler, called for one invocation after another as its parent says.
 
-Frames go over what standard input and output were: a length of eight bytes, big-endian, then an invocation in pickle
+Frames go over what standard input and output were: a length of eight bytes, big-endian, then a Call in pickle
 (from the parent) or an answer in MessagePack (to the parent). The process ends with its parent.
 """
 
@@ -13,8 +13,9 @@ import pickle
 import queue
 import sys
 import threading
+import time
 from pathlib import Path
-from typing import Any, BinaryIO, Final, Literal
+from typing import Any, BinaryIO, Final, Literal, NamedTuple
 
 import msgspec
 
@@ -41,6 +42,13 @@ class WorkerSpec(msgspec.Struct, frozen=True):
     path: list[str] = []
 
 
+class Call(NamedTuple):
+    """What a worker is to do: it must have started by ``start_by``, a time of ``time.monotonic()``."""
+
+    invocation: Invocation
+    start_by: float
+
+
 class Ready(msgspec.Struct, frozen=True, tag=True):
     """The handler is imported."""
 
@@ -63,7 +71,11 @@ class Raised(msgspec.Struct, frozen=True, tag=True):
     error: FunctionError
 
 
-Answer = Ready | NotReady | Returned | Raised
+class Withheld(msgspec.Struct, frozen=True, tag=True):
+    """The invocation came too late: its lease was over before the handler could start."""
+
+
+Answer = Ready | NotReady | Returned | Raised | Withheld
 
 
 class NoResult(Exception):
@@ -96,8 +108,8 @@ def result_as_json(result: Any, report_batch_item_failures: bool) -> bytes:
 def main(spec_json: str) -> None:
     spec = msgspec.json.decode(spec_json, type=WorkerSpec)
     requests, answers = _take_standard_streams()
-    invocations: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-    threading.Thread(target=_read, args=(requests, invocations), daemon=True).start()
+    calls: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    threading.Thread(target=_read, args=(requests, calls), daemon=True).start()
     try:
         handler = load_handler(spec.handler, Path(spec.app_dir))
     except FunctionNotValid as error:
@@ -106,16 +118,19 @@ def main(spec_json: str) -> None:
     _write(answers, Ready())
     with asyncio.Runner() as loop:
         while True:
-            invocation: Invocation = pickle.loads(invocations.get())  # noqa: S301 - from the parent, over its own pipe
-            _write(answers, _call(handler, spec, invocation, loop))
+            call: Call = pickle.loads(calls.get())  # noqa: S301 - from the parent, over its own pipe
+            _write(answers, _answer(handler, spec, call, loop))
 
 
-def _call(handler: Handler, spec: WorkerSpec, invocation: Invocation, loop: asyncio.Runner) -> Answer:
+def _answer(handler: Handler, spec: WorkerSpec, call: Call, loop: asyncio.Runner) -> Answer:
+    invocation = call.invocation
     context = LambdaContext(invocation, spec.timeout)
     try:
         event = (
             LambdaPayload(spec.event_source).event(invocation) if spec.payload == "lambda" else list(invocation.records)
         )
+        if time.monotonic() >= call.start_by:
+            return Withheld()
         result = loop.run(handler(event, context)) if is_async(handler) else handler(event, context)
         return Returned(result_as_json(result, spec.report_batch_item_failures))
     except NoResult as unusable:
@@ -135,7 +150,7 @@ def _take_standard_streams() -> tuple[BinaryIO, BinaryIO]:
     return requests, answers
 
 
-def _read(requests: BinaryIO, invocations: queue.SimpleQueue[bytes]) -> None:
+def _read(requests: BinaryIO, calls: queue.SimpleQueue[bytes]) -> None:
     while True:
         length = requests.read(LENGTH_BYTES)
         frame = requests.read(int.from_bytes(length, "big")) if len(length) == LENGTH_BYTES else b""
@@ -143,7 +158,7 @@ def _read(requests: BinaryIO, invocations: queue.SimpleQueue[bytes]) -> None:
             # The parent is gone, perhaps without having been able to say so: whatever runs here must not outlive it.
             sys.stderr.flush()
             os._exit(0)
-        invocations.put(frame)
+        calls.put(frame)
 
 
 def _write(answers: BinaryIO, answer: Answer) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from itertools import takewhile
 
 import anyio
 
 from runner.model import Fetched, Partition, Position, Record
-from runner.ports import Source
+from runner.ports import AcknowledgesRecords, Source
 from runner.testing.listener import RecordingListener
 
 TIME_LIMIT = 45.0
@@ -29,6 +30,7 @@ class Reader:
         self.records: defaultdict[Partition, list[Record]] = defaultdict(list)
         self.next_positions: dict[Partition, Position] = {}
         self._surplus = 0
+        self._settled: defaultdict[Partition, int] = defaultdict(int)
 
     @classmethod
     @asynccontextmanager
@@ -83,6 +85,16 @@ class Reader:
             self.records[fetched.partition] += fetched.records
             self.next_positions[fetched.partition] = fetched.next_position
             self._surplus += len(fetched.records)
+
+    async def checkpoint(self, positions: Mapping[Partition, Position]) -> None:
+        """Store ``positions``; all that was read before them is settled."""
+        for partition, position in positions.items():
+            if isinstance(self.source, AcknowledgesRecords):
+                settled = takewhile(lambda record: record.position != position, self.records[partition])  # noqa: B023
+                fresh = list(settled)[self._settled[partition] :]
+                self._settled[partition] += len(fresh)
+                self.source.settled(partition, fresh)
+        await self.source.checkpoint(positions)
 
     def _at_the_end(self) -> bool:
         backlogs = [self.source.backlog(partition) for partition in self.next_positions]

@@ -24,6 +24,11 @@ class SourceHarness(Protocol):
         """The stream's partitions, at least two."""
         ...
 
+    @property
+    def has_null_headers(self) -> bool:
+        """Whether a header may have no value at all."""
+        ...
+
     def make_source(
         self,
         *,
@@ -91,6 +96,10 @@ class SourceConformance:
             (b"json", b'{"value": "not an envelope of ours", "key": null}', ()),
             (b"headers", b"v", (("a", b"1"), ("b", b"\xff\x00\n"), ("a", b"2"), ("empty", b""), ("null", None))),
         ]
+        if not harness.has_null_headers:
+            contents = [
+                (key, value, tuple([h for h in headers if h[1] is not None])) for key, value, headers in contents
+            ]
         for key, value, headers in contents:
             await harness.append(partition, key, value, headers, 1_700_000_000_123)
         async with Reader.of(harness.make_source()) as reader:
@@ -114,7 +123,7 @@ class SourceConformance:
                 first: reader.records[first][4].position,
                 second: reader.next_positions[second],
             }
-            await reader.source.checkpoint(positions)
+            await reader.checkpoint(positions)
             assert await harness.committed(first) == positions[first]
             assert await harness.committed(second) == positions[second]
         await harness.append(second, b"k", b"second-10")
@@ -143,7 +152,7 @@ class SourceConformance:
         while len(seen) < len(expected):
             async with Reader.of(harness.make_source()) as reader:
                 await reader.read(min(600, len(expected) - len(seen)))
-                await reader.source.checkpoint(dict(reader.next_positions))
+                await reader.checkpoint(dict(reader.next_positions))
             seen += reader.values(partition)
         assert seen == expected
 
@@ -238,7 +247,7 @@ class SourceConformance:
             await reader.read_to_the_end()
             assert reader.values(partition) == [b"0", b"1"]
             assert [record.sequence for record in reader.records[partition]] == [0, 1]
-            await reader.source.checkpoint(dict(reader.next_positions))
+            await reader.checkpoint(dict(reader.next_positions))
         async with Reader.of(harness.make_source(stop_at_end=True)) as again:
             await again.read_until_caught_up()
             await harness.append(partition, b"k", b"2")
@@ -300,7 +309,7 @@ class SourceConformance:
         async with Reader.of(harness.make_source()) as reader:
             await reader.read(10)
             position = reader.records[first][2].position
-            await reader.source.checkpoint({first: position})
+            await reader.checkpoint({first: position})
         await harness.lose_prefix(first, 6)
         await harness.append(second, b"k", b"intact")
         return first, second, position

@@ -156,7 +156,7 @@ mappings:
         "batch_size: «E009|its key says»!!int 5",
         "tombstones: «E009|its key says»!skip skip",
         "destination_config: «E102»[]",
-        "destination_config: {«E107|add 'kafka' or 'file'»on_failure: {}}",
+        "destination_config: {«E107|add 'kafka', 'redis_streams' or 'file'»on_failure: {}}",
     ],
 )
 def test_a_single_mistake(judge: Callable[..., Any], line: str) -> None:

@@ -1,4 +1,4 @@
-"""The JSON Schema that editors use, and the annotated example."""
+"""The JSON Schema that editors use, and the annotated examples."""
 
 from __future__ import annotations
 
@@ -13,8 +13,14 @@ import yaml
 
 from runner.config import Config, json_schema, load, loads
 from runner.config.sections import Section, keys_of
+from runner.config.sources import RedisStreamsSourceConfig
 
 EXAMPLE = Path(__file__).parents[2] / "config" / "kafka-to-http.yaml"
+EXAMPLES = {
+    EXAMPLE: {"orders-to-charge-card", "refunds-to-audit", "events-to-audit"},
+    EXAMPLE.with_name("redis-to-http.yaml"): {"orders-to-charge-card"},
+}
+"""With the names of their mappings."""
 SCHEMA: dict[str, Any] = json_schema()
 TYPES: dict[str, type | tuple[type, ...]] = {
     "object": dict,
@@ -74,28 +80,43 @@ KEEPS: dict[str, Any] = {
 } | dict.fromkeys(["$schema", "title", "description", "default", "definitions"], lambda *_: True)
 
 
-def example() -> Any:
-    return yaml.safe_load(EXAMPLE.read_text(encoding="utf-8"))
+def example(path: Path = EXAMPLE) -> Any:
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
-def test_the_example_is_valid_as_it_is() -> None:
-    config = load(EXAMPLE, {})
+@pytest.mark.parametrize("path", EXAMPLES)
+def test_an_example_is_valid_as_it_is(path: Path) -> None:
+    config = load(path, {})
     assert config.warnings == ()
-    assert set(config.mappings) == {"orders-to-charge-card", "events-to-audit"}
+    assert set(config.mappings) == EXAMPLES[path]
 
 
-def test_the_example_is_valid_with_every_line_switched_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("path", EXAMPLES)
+def test_an_example_is_valid_with_every_line_switched_on(path: Path, tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("content", encoding="utf-8")
-    text = re.sub(r"#\| ?", "", EXAMPLE.read_text(encoding="utf-8").split("\n\n", 1)[1])
-    text = re.sub(r"/(?:etc/stream-runner|run/secrets)/[a-z.-]+", str(file), text)
+    text = re.sub(r"/(?:etc/stream-runner|run/secrets)/[a-z.-]+", str(file), switched_on(path))
+    assert loads(text, name="example", environ={"KEY_PASSWORD": "secret"}).warnings == ()
+
+
+def switched_on(path: Path) -> str:
+    """The text of an example with every line that it holds back, and what they need."""
+    text = re.sub(r"#\| ?", "", path.read_text(encoding="utf-8").split("\n\n", 1)[1])
     text = text.replace("http://localhost:8080/", "https://localhost:8080/")
-    text = text.replace("starting_position: trim_horizon", "starting_position: at_timestamp")
-    config = loads(text, name="example", environ={"KEY_PASSWORD": "secret"})
-    assert config.warnings == ()
+    text = text.replace("-redis://", "-rediss://")
+    return text.replace("starting_position: trim_horizon", "starting_position: at_timestamp")
+
+
+def test_every_key_is_in_the_examples() -> None:
+    text = "\n".join([switched_on(path) for path in EXAMPLES])
     written = set(re.findall(r"^ *(?:- )?([a-z_]+):|[{,] *([a-z_]+):", text, re.MULTILINE))
     missing = {name for name in _keys(Section(Config)) if not any(name in pair for pair in written)}
     assert missing == set()
+
+
+def test_every_key_of_a_redis_source_is_in_its_example() -> None:
+    source = yaml.safe_load(switched_on(EXAMPLE.with_name("redis-to-http.yaml")))["mappings"]["orders-to-charge-card"]
+    assert set(source["source"]["redis_streams"]) == set(keys_of(RedisStreamsSourceConfig))
 
 
 def _keys(section: Section[Any]) -> Iterator[str]:
@@ -105,8 +126,9 @@ def _keys(section: Section[Any]) -> Iterator[str]:
         yield from definition.get("properties", {})
 
 
-def test_the_schema_accepts_the_example() -> None:
-    assert list(violations(example(), SCHEMA)) == []
+@pytest.mark.parametrize("path", EXAMPLES)
+def test_the_schema_accepts_an_example(path: Path) -> None:
+    assert list(violations(example(path), SCHEMA)) == []
 
 
 def test_the_schema_is_draft_7_in_json() -> None:

@@ -28,6 +28,10 @@ class FileSourceHarness:
             self.path(partition).touch()
 
     @property
+    def has_null_headers(self) -> bool:
+        return True
+
+    @property
     def partitions(self) -> Sequence[Partition]:
         return [Partition("orders", number) for number in range(3)]
 

@@ -42,6 +42,10 @@ class KafkaSourceHarness:
         self._offsets: defaultdict[Partition, list[int]] = defaultdict(list)
 
     @property
+    def has_null_headers(self) -> bool:
+        return True
+
+    @property
     def partitions(self) -> Sequence[Partition]:
         return [Partition(self._topic, number) for number in range(PARTITIONS)]
 

@@ -26,6 +26,10 @@ class MemorySourceHarness:
         self.stream = MemoryStream(3)
 
     @property
+    def has_null_headers(self) -> bool:
+        return True
+
+    @property
     def partitions(self) -> Sequence[Partition]:
         return self.stream.partitions
 

@@ -7,8 +7,9 @@ import struct
 from hypothesis import given
 from hypothesis import strategies as st
 
+from runner.destinations.forms import Form
 from runner.destinations.headers import dead_letter_headers, original_headers
-from runner.destinations.kafka_messages import Form, message_of, timestamp_of
+from runner.destinations.kafka_messages import message_of, timestamp_of
 from runner.model import (
     NO_TIMESTAMP,
     Condition,

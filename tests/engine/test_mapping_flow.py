@@ -282,7 +282,7 @@ async def test_the_lag_is_the_age_of_the_oldest_unsettled_record_in_every_state(
             await world.pass_time(EPOCH + seconds - world.clock.now())
             lag = worker.lag_seconds(world.clock.now(), source_of(mapping).backlog(worker.partition))
             assert lag == pytest.approx(seconds, abs=0.01)
-        assert [state.value for state, _ in worker.lanes_waiting()] == ["the destination"]
+        assert {lane.state.value for lane in worker.lanes.values()} <= {"the destination", "more records"}
         destination.release()
         await world.pass_time(3)
         assert worker.lag_seconds(world.clock.now(), source_of(mapping).backlog(worker.partition)) == 0

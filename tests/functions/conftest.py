@@ -16,7 +16,7 @@ import pytest
 
 from runner.functions.http import HttpFunction
 from runner.functions.python import PythonFunction
-from runner.model import Invocation, Partition, Position, Record, TimestampType
+from runner.model import Invocation, Lease, Partition, Position, Record, TimestampType
 from runner.ports import Observer
 
 _numbers = itertools.count()
@@ -40,7 +40,9 @@ def make_record(position: Position = 0, **changes: Any) -> Record:
     return Record(size=size, **fields)
 
 
-def make_invocation(*records: Record, attempt: int = 1, mapping: str = "orders-to-charge") -> Invocation:
+def make_invocation(
+    *records: Record, attempt: int = 1, mapping: str = "orders-to-charge", lease: Lease | None = None
+) -> Invocation:
     given = list(records) or [make_record()]
     return Invocation(
         mapping=mapping,
@@ -49,6 +51,7 @@ def make_invocation(*records: Record, attempt: int = 1, mapping: str = "orders-t
         records=given,
         attempt=attempt,
         source=SOURCE,
+        lease=lease,
     )
 
 
@@ -126,7 +129,7 @@ def new_record() -> Callable[..., Record]:
 
 @pytest.fixture(scope="session")
 def new_invocation() -> Callable[..., Invocation]:
-    """``new_invocation(*records, attempt=, mapping=)``: one record when none is given."""
+    """``new_invocation(*records, attempt=, mapping=, lease=)``: one record when none is given."""
     return make_invocation
 
 
@@ -193,6 +196,21 @@ async def open_http() -> AsyncIterator[OpenHttp]:
     yield open_one
     for function in opened:
         await function.close()
+
+
+class Clock:
+    """Stands still but for what a test does to ``time``."""
+
+    def __init__(self) -> None:
+        self.time = 0.0
+
+    def now(self) -> float:
+        return self.time
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
 
 
 class Overdue(Observer):

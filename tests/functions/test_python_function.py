@@ -101,6 +101,7 @@ async def test_the_context_says_what_the_http_headers_say(
         "first_position": 7,
         "last_position": 7,
         "attempt": 2,
+        "generation": None,
         "traceparent": trace,
     }
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from runner.functions.payloads.shape import KAFKA_SHAPE
 from runner.functions.responses import outcome_of
 from runner.model import ErrorKind, Failed, Invocation, PartlyFailed, Record, Succeeded
 
@@ -41,7 +42,7 @@ def batch(new_record: NewRecord, new_invocation: NewInvocation) -> Invocation:
     ],
 )
 def test_success(batch: Invocation, body: bytes) -> None:
-    assert isinstance(outcome_of(body, batch), Succeeded)
+    assert isinstance(outcome_of(body, batch, KAFKA_SHAPE), Succeeded)
 
 
 @pytest.mark.parametrize(
@@ -75,7 +76,7 @@ def test_success(batch: Invocation, body: bytes) -> None:
     ],
 )
 def test_an_identifier_that_names_no_record_fails_the_whole_batch(batch: Invocation, failures: Any) -> None:
-    outcome = outcome_of(json.dumps({"batchItemFailures": failures}).encode(), batch)
+    outcome = outcome_of(json.dumps({"batchItemFailures": failures}).encode(), batch, KAFKA_SHAPE)
     assert isinstance(outcome, Failed)
     assert outcome.error.kind is ErrorKind.BAD_RESPONSE
     assert "batchItemFailures" in outcome.error.text
@@ -85,7 +86,7 @@ def test_an_identifier_that_names_no_record_fails_the_whole_batch(batch: Invocat
     "body", [b"<html>", b"{", b"\xff\xfe", b'"done"', b"7", b"true", b"[1]", b"[" * 100_000, b"NaN"]
 )
 def test_an_answer_that_is_no_json_object_fails_the_batch(batch: Invocation, body: bytes) -> None:
-    outcome = outcome_of(body, batch)
+    outcome = outcome_of(body, batch, KAFKA_SHAPE)
     assert isinstance(outcome, Failed)
     assert outcome.error.kind is ErrorKind.BAD_RESPONSE
 
@@ -95,7 +96,7 @@ def test_an_answer_that_is_no_json_object_fails_the_batch(batch: Invocation, bod
 )
 def test_the_named_records_failed(batch: Invocation, offsets: list[int], positions: set[int]) -> None:
     body = json.dumps({"batchItemFailures": [_failure(offset) for offset in offsets], "other": 1}).encode()
-    outcome = outcome_of(body, batch)
+    outcome = outcome_of(body, batch, KAFKA_SHAPE)
     assert isinstance(outcome, PartlyFailed)
     assert outcome.positions == positions
     assert outcome.error.kind is ErrorKind.PARTIAL
@@ -104,7 +105,7 @@ def test_the_named_records_failed(batch: Invocation, offsets: list[int], positio
 
 def test_positions_may_be_texts(new_record: NewRecord, new_invocation: NewInvocation) -> None:
     batch = new_invocation(new_record("5-0"), new_record("5-1"))
-    outcome = outcome_of(json.dumps({"batchItemFailures": [_failure("5-1")]}).encode(), batch)
+    outcome = outcome_of(json.dumps({"batchItemFailures": [_failure("5-1")]}).encode(), batch, KAFKA_SHAPE)
     assert isinstance(outcome, PartlyFailed)
     assert outcome.positions == {"5-1"}
 
@@ -128,7 +129,7 @@ _json = st.recursive(
 @given(answer=_json, failures=st.none() | st.lists(_json, max_size=3))
 def test_no_json_makes_it_raise(batch: Invocation, answer: Any, failures: list[Any] | None) -> None:
     body = json.dumps(answer if failures is None else {"batchItemFailures": failures}).encode()
-    outcome = outcome_of(body, batch)
+    outcome = outcome_of(body, batch, KAFKA_SHAPE)
     if isinstance(outcome, PartlyFailed):
         assert outcome.positions
         assert outcome.positions <= {5, 6, 9}
@@ -136,4 +137,4 @@ def test_no_json_makes_it_raise(batch: Invocation, answer: Any, failures: list[A
 
 @given(body=st.binary(max_size=60))
 def test_no_bytes_make_it_raise(batch: Invocation, body: bytes) -> None:
-    assert isinstance(outcome_of(body, batch), Succeeded | Failed)
+    assert isinstance(outcome_of(body, batch, KAFKA_SHAPE), Succeeded | Failed)

@@ -1,0 +1,231 @@
+"""Commands find the node of their key, the master after a failover, and go on when slots move."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from kafka_harness.waiting import until_async
+from redis_harness import client as bare
+from redis_harness.cluster import RedisCluster
+from redis_harness.fixtures import NewRedis, NewRedisCluster, NewSentinel
+from redis_harness.flavour import Flavour
+from redis_harness.options import RedisOptions
+from redis_harness.sentinel import Sentinel
+from runner.clients.redis import RedisClient, RedisConnection, Script
+from runner.clients.redis_errors import FailureKind, RedisFailure, problem_of
+from runner.clients.redis_slots import companion_key
+from runner.clients.redis_url import parse_redis_url
+from runner.clients.secret import Secret
+from runner.model import Reason
+
+pytestmark = pytest.mark.redis
+
+BOTH = Script("return {redis.call('SET', KEYS[1], ARGV[1]), redis.call('INCR', KEYS[2])}")
+WRITE = Script("local done = redis.pcall('SET', KEYS[1], ARGV[1]); return done.err or done.ok")
+
+
+@asynccontextmanager
+async def connected(url: str, *, password: str | None = None) -> AsyncIterator[RedisClient]:
+    secret = None if password is None else Secret(literal=password)
+    client = RedisClient(RedisConnection(url=parse_redis_url(url), client_name="test", password=secret))
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+def url_of(cluster: RedisCluster) -> str:
+    return "redis+cluster://" + ",".join([node.address for node in cluster.nodes])
+
+
+def sentinel_url(sentinel: Sentinel, service: str = Sentinel.service) -> str:
+    return f"redis+sentinel://{','.join([f'{host}:{port}' for host, port in sentinel.addresses])}/{service}"
+
+
+async def test_every_key_is_found_in_a_cluster(new_redis_cluster: NewRedisCluster) -> None:
+    cluster = await new_redis_cluster()
+    async with connected(f"redis+cluster://{cluster.nodes[1].address}") as client:
+        for number in range(50):
+            key = b"key}{%d" % number
+            companion = companion_key(key, b":count")
+            assert await client.run(BOTH, [key, companion], [number], 5) == [b"OK", 1]
+            assert await client.execute("GET", key, key=key, timeout=5) == b"%d" % number
+        assert await client.execute("PING", timeout=5) == b"PONG"
+
+
+async def test_a_slot_that_moves_is_followed_step_by_step(new_redis_cluster: NewRedisCluster) -> None:
+    cluster = await new_redis_cluster()
+    keys = [b"{moving}%d" % number for number in range(4)]
+    slot = await cluster.slot_of("moving")
+    source = await cluster.owner_of(slot)
+    target = next(node for node in cluster.nodes if node is not source)
+    async with connected(url_of(cluster)) as client:
+
+        async def count_all(expected: int) -> None:
+            for key in keys:
+                assert await client.execute("INCR", key, key=key, timeout=5) == expected
+
+        await count_all(1)
+        move = await cluster.slot_move(slot, target)
+        await move.begin()
+        await count_all(2)
+        await move.move_keys(2)
+        await count_all(3)
+        with pytest.raises(RedisFailure) as torn:
+            await client.execute("MGET", *keys, key=keys[0], timeout=0.5)
+        assert torn.value.kind is FailureKind.TRY_AGAIN
+        assert torn.value.is_transient
+        waiting = asyncio.create_task(client.execute("MGET", *keys, key=keys[0], timeout=10))
+        await move.move_keys(10)
+        await move.end()
+        assert await waiting == [b"3"] * 4
+        await count_all(4)
+
+
+async def test_a_cluster_that_lost_a_node_is_reported_and_used_again(new_redis_cluster: NewRedisCluster) -> None:
+    cluster = await new_redis_cluster(options=RedisOptions(overrides={"cluster-require-full-coverage": "yes"}))
+    gone = await cluster.owner_of(await cluster.slot_of("a"))
+    async with connected(url_of(cluster)) as client:
+        await client.execute("SET", "a", 1, key=b"a", timeout=5)
+        others = [b"key%d" % number for number in range(30)]
+        left = [key for key in others if await cluster.owner_of(await cluster.slot_of(key)) is not gone].pop()
+        gone.kill()
+
+        async def is_down() -> bool:
+            try:
+                await client.execute("SET", left, 1, key=left, timeout=0.3)
+            except RedisFailure as failure:
+                return failure.kind is FailureKind.CLUSTER_DOWN
+            return False
+
+        await until_async(is_down, what="the cluster says that it is down")
+        with pytest.raises(RedisFailure) as lost:
+            await client.execute("GET", "a", key=b"a", timeout=0.5)
+        assert lost.value.is_transient
+        await cluster.restart(gone)
+        assert await client.execute("SET", left, 1, key=left, timeout=5) == b"OK"
+        assert await client.execute("SET", "a", 1, key=b"a", timeout=5) == b"OK"
+
+
+async def test_a_frozen_node_does_not_keep_the_others_from_being_used(new_redis_cluster: NewRedisCluster) -> None:
+    cluster = await new_redis_cluster()
+    frozen = cluster.nodes[0]
+    async with connected(url_of(cluster)) as client:
+        keys = [b"key%d" % number for number in range(30)]
+        at_frozen = [key for key in keys if await cluster.owner_of(await cluster.slot_of(key)) is frozen].pop()
+        elsewhere = await _key_of_another(cluster)
+        await client.execute("SET", at_frozen, 1, key=at_frozen, timeout=5)
+        frozen.pause()
+        try:
+            with pytest.raises(RedisFailure) as late:
+                await client.execute("GET", at_frozen, key=at_frozen, timeout=0.3)
+            assert late.value.kind is FailureKind.TIMEOUT
+            # Who serves what is asked of those that answer.
+            await client.execute("GET", elsewhere, key=elsewhere, timeout=0.9)
+        finally:
+            frozen.resume()
+        await cluster.until_served()
+        assert await client.execute("GET", at_frozen, key=at_frozen, timeout=5) == b"1"
+
+
+async def _key_of_another(cluster: RedisCluster) -> bytes:
+    """A key that the first node does not serve."""
+    keys = [b"key%d" % number for number in range(30)]
+    return [key for key in keys if await cluster.owner_of(await cluster.slot_of(key)) is not cluster.nodes[0]].pop()
+
+
+async def test_the_wrong_kind_of_url_is_said(new_redis: NewRedis, new_redis_cluster: NewRedisCluster) -> None:
+    server = new_redis(Flavour.REDIS_7_0)
+    async with connected(f"redis+cluster://{server.address}") as client:
+        with pytest.raises(RedisFailure) as alone:
+            await client.execute("PING", timeout=5)
+        assert problem_of(alone.value, "here").reason is Reason.ESM_CONFIG_NOT_VALID
+    cluster = await new_redis_cluster(Flavour.REDIS_7_0)
+    async with connected(f"redis://{cluster.nodes[0].address}") as client:
+        elsewhere = await _key_of_another(cluster)
+        with pytest.raises(RedisFailure) as moved:
+            await client.execute("SET", elsewhere, 1, timeout=5)
+        assert moved.value.kind is FailureKind.MOVED
+        assert "redis+cluster://" in problem_of(moved.value, "here").hint
+
+
+@pytest.mark.parametrize("flavour", list(Flavour))
+async def test_the_new_master_is_found_after_a_failover(flavour: Flavour, new_sentinel: NewSentinel) -> None:
+    sentinel = await new_sentinel(flavour)
+    async with connected(sentinel_url(sentinel)) as client:
+        assert await client.execute("SET", "a", 1, timeout=5) == b"OK"
+        promoted = await sentinel.failover()
+        started = time.monotonic()
+        failures: list[RedisFailure] = []
+
+        async def is_written() -> bool:
+            try:
+                return await client.execute("SET", "a", 2, timeout=2) == b"OK"
+            except RedisFailure as failure:
+                failures.append(failure)
+                return False
+
+        await until_async(is_written, what="the new master is written to", timeout=10)
+        assert time.monotonic() - started < 10
+        assert all(failure.is_transient for failure in failures)
+        async with bare.connect(promoted.url) as redis:
+            assert await redis.get("a") == b"2"
+
+
+async def test_a_replica_that_is_written_to_is_left_though_the_script_did_not_fail(new_redis: NewRedis) -> None:
+    server = new_redis(Flavour.REDIS_7_0)
+    async with connected(f"redis://{server.address}") as client:
+        assert await client.run(WRITE, [b"a"], [1], 5) == b"OK"
+        async with bare.connect(server.url) as redis:
+            own = b" id=%d " % await bare.raw(redis, "CLIENT", "ID")
+            await bare.raw(redis, "REPLICAOF", "127.0.0.1", 1)
+
+            async def ours() -> int:
+                lines = (b" " + line for line in bytes(await bare.raw(redis, "CLIENT", "LIST")).splitlines())
+                return sum(b" cmd=" in line and own not in line for line in lines)
+
+            reply = await client.run(WRITE, [b"a"], [2], 5)
+            assert isinstance(reply, bytes)
+            assert await ours() == 1
+            failure = client.refused(reply)
+            assert (failure.kind, failure.is_transient) == (FailureKind.READ_ONLY, True)
+
+            async def nobody() -> bool:
+                return await ours() == 0
+
+            await until_async(nobody, what="the connection to the replica is closed", timeout=5)
+
+
+async def test_sentinels_that_are_gone_are_passed_over(new_sentinel: NewSentinel) -> None:
+    sentinel = await new_sentinel(sentinels=3)
+    sentinel.sentinels[0].kill()
+    sentinel.sentinels[1].pause()
+    async with connected(sentinel_url(sentinel)) as client:
+        assert await client.execute("SET", "a", 1, timeout=5) == b"OK"
+    sentinel.sentinels[1].resume()
+    async with connected(sentinel_url(sentinel, "nobody")) as client:
+        with pytest.raises(RedisFailure) as unknown:
+            await client.execute("SET", "a", 1, timeout=5)
+    assert problem_of(unknown.value, "here").reason in (
+        Reason.EVENT_SOURCE_NOT_FOUND,
+        Reason.EVENT_SOURCE_UNREACHABLE,
+    )
+
+
+async def test_a_password_is_shown_to_sentinels_that_ask_for_one(new_sentinel: NewSentinel) -> None:
+    sentinel = await new_sentinel(Flavour.REDIS_7_0, options=RedisOptions(password="secret"))
+    async with connected(sentinel_url(sentinel), password="secret") as client:
+        assert await client.execute("SET", "a", 1, timeout=5) == b"OK"
+    async with bare.connect(sentinel.sentinels[0].url) as asked:
+        await bare.raw(asked, "ACL", "SETUSER", "default", "resetpass", ">secret")
+    async with connected(sentinel_url(sentinel), password="secret") as client:
+        assert await client.execute("SET", "a", 2, timeout=5) == b"OK"
+    async with connected(sentinel_url(sentinel), password="wrong") as client:
+        with pytest.raises(RedisFailure) as refused:
+            await client.execute("SET", "a", 3, timeout=5)
+        assert refused.value.kind is FailureKind.AUTHENTICATION

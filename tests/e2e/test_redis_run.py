@@ -1,0 +1,227 @@
+"""The real process on Redis streams: to the end of what is there, and what it says when it cannot begin."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from e2e_support import configuration, registering_function
+from e2e_support.looking import mapping_view
+from kafka_harness.child import Child
+from kafka_harness.fetching import answers
+from kafka_harness.ports import free_port
+from kafka_harness.runner_process import RunnerProcess
+from kafka_harness.waiting import until, until_async
+from redis_harness.client import Entry, add, add_many, connect, pending, raw, read_stream
+from redis_harness.fixtures import NewRedis
+from redis_harness.options import RedisOptions
+from redis_harness.server import RedisServer
+
+pytestmark = [pytest.mark.redis, pytest.mark.timeout(120)]
+
+NewRunner = Callable[..., RunnerProcess]
+NewStream = Callable[[], str]
+
+ENTRIES = 1_000
+POISON = 637
+PASSWORD = "right"
+TESTS = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+async def client(redis_server: RedisServer) -> AsyncIterator[Redis]:
+    async with connect(redis_server.url) as client:
+        yield client
+
+
+class Function:
+    """The function ``streaming`` in a process of its own, which names the records as failed that have a ``reject``."""
+
+    def __init__(self, directory: Path) -> None:
+        port = free_port()
+        self.url = f"http://127.0.0.1:{port}/"
+        self._register = directory / "streaming.register"
+        command = [sys.executable, "-m", "e2e_support.lambda_host", "--port", str(port), "--name", "streaming"]
+        command += ["--directory", str(registering_function.DIRECTORY), "--handler", "streaming.handler"]
+        variables = {"PYTHONPATH": str(TESTS), "REGISTER": str(self._register)}
+        self.process = Child("streaming", command, directory=directory, environment=variables)
+
+    def events(self) -> list[dict[str, Any]]:
+        """Those of all calls so far."""
+        return [json.loads(line) for line in self._register.read_text().splitlines()] if self._register.exists() else []
+
+
+@pytest.fixture
+async def function(tmp_path: Path, failed: Callable[[], bool]) -> AsyncIterator[Function]:
+    function = Function(tmp_path)
+    function.process.start()
+    try:
+        await until_async(lambda: answers(function.url), what="the function answers", every=0.02)
+        yield function
+    finally:
+        function.process.kill()
+        if failed():
+            print(function.process.output())
+
+
+def received(function: Function) -> Iterator[tuple[str, str, bytes, bytes]]:
+    """Stream, id, key and value of every record of every call, in order."""
+    for event in function.events():
+        assert event["eventSource"] == "RedisStreams"
+        for stream, records in event["records"].items():
+            for record in records:
+                assert record["stream"] == stream
+                yield stream, record["id"], base64.b64decode(record["key"]), base64.b64decode(record["value"])
+
+
+def one_mapping(function: Function, url: str, streams: str | list[str], **keys: Any) -> dict[str, Any]:
+    """A process with one mapping ``m``."""
+    redis = {"url": url, "streams": streams, "lease": "2s", "key_field": "customer", "value_field": "body"}
+    mapping = {"function": "f", "source": {"redis_streams": redis}, "commit_timeout": "1s", **keys}
+    mapping["retry_backoff"] = configuration.QUICK_BACKOFF
+    return configuration.process({"f": configuration.http(function.url)}, {"m": mapping})
+
+
+async def run_to_the_end(runner: RunnerProcess) -> tuple[int, str]:
+    """The exit code, and what was printed."""
+    runner.launch()
+    exit_code = await runner.stopped(60)
+    return exit_code, runner.process.stdout.read_text()
+
+
+def settled_of(printed: str) -> tuple[int, int]:
+    """How many records the summary says were delivered, and how many dead-lettered."""
+    found = re.match(r"([\d,]+) delivered, .* ([\d,]+) dead-lettered", printed)
+    assert found is not None, printed
+    return int(found[1].replace(",", "")), int(found[2].replace(",", ""))
+
+
+async def until_problem(runner: RunnerProcess, reason: str) -> dict[str, Any]:
+    async def said() -> dict[str, Any] | None:
+        problem: dict[str, Any] | None = (await mapping_view(runner, "m"))["problem"]
+        return problem if problem is not None and problem["reason"] == reason else None
+
+    problem = await until_async(said, what=f"the mapping has the problem {reason}")
+    assert problem is not None
+    return problem
+
+
+async def test_all_is_settled_and_a_second_run_finds_nothing(
+    redis_server: RedisServer,
+    client: Redis,
+    new_stream: NewStream,
+    function: Function,
+    new_runner: NewRunner,
+) -> None:
+    base = new_stream()
+    streams, dead = [f"{base}.0", f"{base}.1"], f"{base}.dead"
+    added: list[tuple[str, bytes, list[tuple[bytes, bytes]]]] = []
+    for place, stream in enumerate(streams):
+        numbers = range(place, ENTRIES, len(streams))
+        fields = [an_entry(number) for number in numbers]
+        added += zip([stream] * len(fields), await add_many(client, stream, fields), fields, strict=True)
+    config = one_mapping(
+        function,
+        redis_server.url,
+        f"{base}.{{0..1}}",
+        maximum_retry_attempts=1,
+        function_response_types=["report_batch_item_failures"],
+        destination_config={"on_failure": {"redis_streams": {"stream": dead}}},
+    )
+
+    exit_code, printed = await run_to_the_end(new_runner(config, arguments=["--until-caught-up"]))
+    assert (exit_code, settled_of(printed)) == (0, (ENTRIES - 1, 1))
+    handled = list(received(function))
+    assert {(stream, id_.encode()) for stream, id_, _, _ in handled} == {(stream, id_) for stream, id_, _ in added}
+    for stream in streams:
+        bodies = [body for each, _, _, body in handled if each == stream]
+        assert list(dict.fromkeys(bodies)) == [fields[-1][1] for each, _, fields in added if each == stream], "in order"
+        assert await pending(client, stream, "m") == []
+    (poison,) = [(stream, id_, fields) for stream, id_, fields in added if fields[0][0] == b"reject"]
+    (letter,) = await read_stream(client, dead)
+    assert_letter(letter, poison)
+
+    calls = len(function.events())
+    exit_code, printed = await run_to_the_end(new_runner(config, arguments=["--until-caught-up"]))
+    assert (exit_code, settled_of(printed)) == (0, (0, 0))
+    assert len(function.events()) == calls
+    assert len(await read_stream(client, dead)) == 1
+
+
+def an_entry(number: int) -> list[tuple[bytes, bytes]]:
+    mark = [(b"reject", b"\xff\x00")] if number == POISON else [(b"unit", b"EUR")]
+    return [*mark, (b"customer", b"%d" % (number % 10)), (b"body", b'{"n": %d}' % number)]
+
+
+def assert_letter(letter: Entry, poison: tuple[str, bytes, list[tuple[bytes, bytes]]]) -> None:
+    stream, entry_id, fields = poison
+    assert letter[1][: len(fields)] == fields
+    facts = dict(letter[1][len(fields) :])
+    assert facts[b"stream-runner-original-topic"] == stream.encode()
+    assert facts[b"stream-runner-original-position"] == entry_id
+    assert facts[b"stream-runner-condition"] == b"RetryAttemptsExhausted"
+    assert facts[b"stream-runner-attempts"] == b"2"
+
+
+async def test_a_misspelt_stream_is_a_problem_until_it_is_there(
+    redis_server: RedisServer,
+    client: Redis,
+    new_stream: NewStream,
+    function: Function,
+    new_runner: NewRunner,
+) -> None:
+    there, misspelt = new_stream(), new_stream()
+    await add(client, there, an_entry(1))
+    runner = new_runner(one_mapping(function, redis_server.url, [there, misspelt], batch_size=1))
+    await runner.start()
+    problem = await until_problem(runner, "EVENT_SOURCE_NOT_FOUND")
+    assert f"there is no stream '{misspelt}'" in problem["text"]
+    assert "check its name" in problem["hint"]
+    await until(lambda: len(function.events()) == 1, what="the other stream is read")
+    assert await raw(client, "EXISTS", misspelt) == 0, "no stream is made"
+
+    await add(client, misspelt, an_entry(2))
+    await until(lambda: len(function.events()) == 2, what="the stream is read from its first entry on")
+
+    async def without_problem() -> bool:
+        return (await mapping_view(runner, "m"))["problem"] is None
+
+    await until_async(without_problem, what="the problem is gone")
+    runner.terminate()
+    assert await runner.stopped() == 0
+    for stream in (there, misspelt):
+        assert await pending(client, stream, "m") == []
+
+
+async def test_a_wrong_password_is_a_problem_until_its_file_holds_the_right_one(
+    new_redis: NewRedis, new_stream: NewStream, function: Function, new_runner: NewRunner, tmp_path: Path
+) -> None:
+    server, stream = new_redis(options=RedisOptions(password=PASSWORD)), new_stream()
+    secret = tmp_path / "password"
+    secret.write_text("wrong\n")
+    config = one_mapping(function, f"redis://{server.address}", stream, batch_size=1)
+    login = {"password": f"${{file:{secret}}}", "allow_plaintext": True}
+    config["mappings"]["m"]["source"]["redis_streams"] |= login
+    async with connect(server.url) as client:
+        await add(client, stream, an_entry(1))
+        runner = new_runner(config)
+        await runner.start()
+        problem = await until_problem(runner, "EVENT_SOURCE_AUTHN_ERROR")
+        assert "WRONGPASS" in problem["text"]
+        assert "check user name and password" in problem["hint"]
+        assert not function.events()
+
+        secret.write_text(f"{PASSWORD}\n")
+        await until(lambda: len(function.events()) == 1, what="it goes on")
+        runner.terminate()
+        assert await runner.stopped() == 0
+        assert await pending(client, stream, "m") == []
+    assert "wrong" not in "".join([str(line) for line in runner.logs()]).replace("WRONGPASS", "")

@@ -1,0 +1,103 @@
+"""One replica that reads streams in this process and settles at once what it reads, without an engine around it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
+
+import anyio
+
+from runner.model import Lease, Partition, Position, Problem, Record
+from runner.ports import CheckpointFailed, CheckpointFenced
+from runner.sources.redis_streams import RedisStreamsSource
+
+_INTERVAL = 0.05
+
+
+class Replica:
+    """``seen`` are (stream, id, generation) in the order in which they were read; ``settles`` False lets them pend."""
+
+    def __init__(self, source: RedisStreamsSource) -> None:
+        self.source = source
+        self.settles = True
+        self.seen: list[tuple[str, str, int]] = []
+        self.owned: set[str] = set()
+        self.lost_streams: list[str] = []
+        self.revoked_streams: list[str] = []
+        self.fenced = 0
+        self.problems: list[Problem | None] = []
+        self.losses: list[tuple[str, int | None]] = []
+        self._leases: dict[str, Lease] = {}
+        self._unsettled: dict[Partition, list[Record]] = {}
+        self._next: dict[Partition, Position] = {}
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Replica]:
+        """Raises what the source raises."""
+        try:
+            await self.source.open(self)
+            async with anyio.create_task_group() as group:
+                group.start_soon(self._fetch)
+                group.start_soon(self._checkpoint)
+                yield self
+                group.cancel_scope.cancel()
+            await self.revoked([Partition(stream, 0) for stream in self.owned])
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self.source.close()
+
+    async def _fetch(self) -> None:
+        while True:
+            for fetched in await self.source.fetch():
+                name = fetched.partition.topic
+                assert name in self.owned, "fetched, and not ours"
+                self.seen += [(name, str(each.position), self._leases[name].generation) for each in fetched.records]
+                self._unsettled.setdefault(fetched.partition, []).extend(fetched.records)
+                self._next[fetched.partition] = fetched.next_position
+
+    async def _checkpoint(self) -> None:
+        while True:
+            await anyio.sleep(_INTERVAL)
+            if self.settles:
+                await self._store(list(self._next))
+
+    async def _store(self, partitions: Collection[Partition]) -> None:
+        positions = {partition: self._next[partition] for partition in partitions if partition in self._next}
+        for partition in positions:
+            self.source.settled(partition, self._unsettled.pop(partition, []))
+        try:
+            await self.source.checkpoint(positions)
+        except CheckpointFenced:
+            self.fenced += 1
+        except CheckpointFailed:
+            return
+
+    # --- ports.SourceListener
+
+    def assigned(self, partitions: Collection[Partition]) -> None:
+        self.owned |= {partition.topic for partition in partitions}
+
+    async def revoked(self, partitions: Collection[Partition]) -> None:
+        if self.settles:
+            await self._store(partitions)
+        self.revoked_streams += [partition.topic for partition in partitions]
+        self._forget(partitions)
+
+    def leased(self, partition: Partition, lease: Lease) -> None:
+        self._leases[partition.topic] = lease
+
+    async def lost(self, partitions: Collection[Partition]) -> None:
+        self.lost_streams += [partition.topic for partition in partitions]
+        self._forget(partitions)
+
+    def partition_problem(self, partition: Partition, problem: Problem | None) -> None:
+        self.problems.append(problem)
+
+    def data_lost(self, partition: Partition, first: Position, next_available: Position, records: int | None) -> None:
+        self.losses.append((partition.topic, records))
+
+    def _forget(self, partitions: Collection[Partition]) -> None:
+        for partition in partitions:
+            self.owned.discard(partition.topic)
+            self._unsettled.pop(partition, None)
+            self._next.pop(partition, None)
