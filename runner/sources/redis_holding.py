@@ -107,6 +107,10 @@ class Holding:
                 problem = await self._try_to_prepare()
             except RedisFailure as failure:
                 problem = problem_of(failure, self._policy.server)
+            except AssignmentOver as over:
+                if over.problem is None:
+                    raise
+                problem = over.problem  # it would be met again at once: nothing was read yet
             self._tell(problem)
             if problem is None:
                 return
@@ -123,8 +127,9 @@ class Holding:
         lost = lost_entries(stream)
         if lost is not None and lost.total > self._lost:
             return await self._on_loss(lost)
-        if self._taken.checkpoint is None:
-            self.owned.begin_at(checkpoint_of(stream.group))
+        self.owned.begin(
+            stream.group.last_delivered, checkpoint_of(stream.group) if self._taken.checkpoint is None else None
+        )
         return None
 
     async def _inspect(self) -> Stream | None:
@@ -163,6 +168,7 @@ class Holding:
             self._listener.data_lost(self.partition, BEGINNING, checkpoint, None)
         await self.owned.call(CREATE_GROUP, self.place.group, previous_id(checkpoint).encode(), checkpoint.encode())
         memory.was_absent = False
+        self.owned.begin(previous_id(checkpoint), None)
         return None
 
     # --- what is gone

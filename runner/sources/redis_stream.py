@@ -10,7 +10,7 @@ from typing import Final
 import anyio
 
 from runner.clients.redis import DedicatedRedis, RedisClient, Script
-from runner.clients.redis_entries import Entry, compare_ids, decode_entries, following_id
+from runner.clients.redis_entries import Entry, compare_ids, decode_entries, decode_streams, following_id
 from runner.clients.redis_errors import FailureKind, RedisFailure, problem_of
 from runner.clients.redis_wire import Reply
 from runner.core.lease import HeldLease
@@ -91,6 +91,8 @@ class OwnedStream:
         self._on_chunk = on_chunk
         self._on_problem = on_problem
         self._last_id = BEGINNING  # the highest that was fetched
+        self._known_id = BEGINNING  # entries up to here need not be waited for
+        self._over: AssignmentOver | None = None
         self._reads_history = True
         self._is_stopped = False
         self._sequence = 0
@@ -117,8 +119,10 @@ class OwnedStream:
         if records is not None and not self._reads_history:
             self.backlog = Backlog(records, self._now())
 
-    def begin_at(self, checkpoint: str | None) -> None:
-        """Keep ``checkpoint`` with the lease from the first read on."""
+    def begin(self, delivered: str, checkpoint: str | None) -> None:
+        """The group has been given everything up to ``delivered``; ``checkpoint``, if any, is to be kept with the lease
+        from the first read on."""
+        self._known_id = delivered
         self._checkpoint = checkpoint
 
     def set_paused(self, paused: bool) -> None:
@@ -142,6 +146,8 @@ class OwnedStream:
             while await self._store_some():
                 pass
         except AssignmentOver as over:
+            self._over = over  # who reads may be waiting for the engine, which waits for nothing any more
+            self._changed.set()
             raise CheckpointFenced(str(over)) from over
         except RedisFailure as failure:
             raise CheckpointFailed(str(failure)) from failure
@@ -192,6 +198,8 @@ class OwnedStream:
     async def _turn(self) -> None:
         """Read once, or wait until there may be something to read."""
         while self.is_paused or self._is_stopped or self._chunk is not None:
+            if self._over is not None:
+                raise self._over
             self._changed.clear()
             await self._changed.wait()
         entries = await self._read()
@@ -208,7 +216,9 @@ class OwnedStream:
 
     async def _wait(self) -> None:
         """Until something comes, or for a while. What comes is read by the next fenced read, and counts only then."""
-        await self._waiter.execute(
+        if compare_ids(self._known_id, self._last_id) < 0:
+            self._known_id = self._last_id
+        reply = await self._waiter.execute(
             "XREAD",
             "COUNT",
             1,
@@ -216,9 +226,12 @@ class OwnedStream:
             int(BLOCK * 1000),
             "STREAMS",
             self.place.stream,
-            self._last_id,
+            self._known_id,
             key=self.place.stream,
         )
+        # Should the fenced read not bring it, it is another consumer's, and must not wake us again and again.
+        for _, entries in decode_streams(reply):
+            self._known_id = entries[-1].id
 
     async def _read(self) -> list[Entry]:
         after = self._last_id if self._reads_history else ">"

@@ -14,7 +14,7 @@ import anyio
 
 from runner.clients.redis import RedisClient, RedisConnection
 from runner.clients.redis_entries import FieldNames
-from runner.clients.redis_errors import RedisFailure, problem_of
+from runner.clients.redis_errors import FailureKind, RedisFailure, problem_of
 from runner.clients.redis_slots import companion_key
 from runner.core.lease import HeldLease, LeaseTimes
 from runner.model import Backlog, Fetched, Partition, Position, Problem, Reason, Record
@@ -80,6 +80,7 @@ class RedisStreamsSource:
         self._failure: Problem | None = None
         self._arrived = asyncio.Event()
         self._has_joined = False
+        self._was_caught_up = False
 
     @property
     def description(self) -> str:
@@ -115,7 +116,8 @@ class RedisStreamsSource:
         settings = self._settings
         places = [self._place(stream) for stream in settings.streams]
         try:
-            for place in places if settings.stop_at_end else places[:1]:
+            await self._client.execute("PING", timeout=settings.command_timeout)
+            for place in places if settings.stop_at_end else ():
                 self._ends[place.partition] = await self._end_of(place)
         except RedisFailure as failure:
             raise SourceError(problem_of(failure, self.description)) from failure
@@ -141,10 +143,16 @@ class RedisStreamsSource:
         return StreamPlace(Partition(stream, 0), name, lease_key, group, CONSUMER)
 
     async def _end_of(self, place: StreamPlace) -> str:
-        """The last id of a stream now; BEGINNING where there is none."""
-        reply = await self._client.execute(
-            "XREVRANGE", place.stream, "+", "-", "COUNT", 1, key=place.stream, timeout=self._settings.command_timeout
-        )
+        """The last id of a stream now; BEGINNING where there is none. Raises RedisFailure."""
+        timeout = self._settings.command_timeout
+        try:
+            reply = await self._client.execute(
+                "XREVRANGE", place.stream, "+", "-", "COUNT", 1, key=place.stream, timeout=timeout
+            )
+        except RedisFailure as failure:
+            if failure.kind is not FailureKind.WRONG_TYPE:
+                raise
+            return BEGINNING  # its own problem, told when it is to be read
         assert isinstance(reply, list)
         if not reply:
             return BEGINNING
@@ -234,7 +242,9 @@ class RedisStreamsSource:
             holding.task.cancel()
 
     def _give_back(self, place: StreamPlace) -> None:
-        self._spawn(self._drain_and_release(self._holdings[place.partition]))
+        holding = self._holdings.get(place.partition)
+        if holding is not None:
+            self._spawn(self._drain_and_release(holding))
 
     async def _drain_and_release(self, holding: Holding) -> None:
         assert self._leases is not None
@@ -273,7 +283,8 @@ class RedisStreamsSource:
                 self._arrived.clear()
                 holdings = [each for each in self._holdings.values() if each.is_read]
                 fetched = [chunk for each in holdings if (chunk := each.owned.take_chunk()) is not None]
-                if fetched or self.caught_up:
+                was_caught_up, self._was_caught_up = self._was_caught_up, self.caught_up
+                if fetched or self._was_caught_up != was_caught_up:  # the caller waits for either
                     return fetched
                 await self._arrived.wait()
         return []

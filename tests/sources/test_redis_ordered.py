@@ -22,6 +22,7 @@ from runner.clients.redis import RedisConnection
 from runner.clients.redis_entries import FieldNames
 from runner.clients.redis_url import parse_redis_url
 from runner.core.lease import LeaseTimes
+from runner.model import Partition
 from runner.sources.redis_streams import RedisStreamsSettings, RedisStreamsSource
 
 pytestmark = [pytest.mark.redis, pytest.mark.timeout(120)]
@@ -157,6 +158,66 @@ async def test_it_goes_on_by_itself_after(
     in_order = [each for each in dict.fromkeys(places(replica)) if each in set(after)]
     assert in_order == after
     assert replica.losses == []
+
+
+async def test_waiting_costs_nothing_though_others_have_read_the_stream(
+    redis_server: RedisServer, client: Redis, new_stream: Callable[[], str]
+) -> None:
+    stream, group = new_stream(), new_stream()
+    added = await fill(client, stream, 5)
+    first = a_replica(redis_server.url, [stream], group)
+    async with first.running():
+        await until(lambda: places(first) == added, what="it is read")
+    again = a_replica(redis_server.url, [stream], group)
+    async with again.running():
+        await until(lambda: again.owned == {stream}, what="it is taken")
+        async with client.pipeline(transaction=True) as at_once:
+            at_once.execute_command("XADD", stream, "*", "v", "for another consumer")
+            at_once.xreadgroup(group, "by hand", {stream: ">"})
+            await at_once.execute()
+        before = await commands(client)
+        await anyio.sleep(2.0)
+        spent = await commands(client) - before
+        assert spent < 1_000, f"{spent} are more than heartbeats and looks"
+
+
+async def commands(client: Redis) -> int:
+    stats = await client.info("stats")
+    return int(stats["total_commands_processed"])
+
+
+async def test_a_key_that_is_no_stream_is_a_problem_until_it_is_one(
+    redis_server: RedisServer, client: Redis, new_stream: Callable[[], str]
+) -> None:
+    stream, group = new_stream(), new_stream()
+    await client.set(stream, "no stream")
+    replica = a_replica(redis_server.url, [stream], group)
+    async with replica.running():
+        await until(lambda: bool(replica.problems), what="it is told")
+        assert "WRONGTYPE" in str(replica.problems[-1])
+        before = await commands(client)
+        await anyio.sleep(1.0)
+        assert await commands(client) - before < 200, "it is looked at now and then"
+        await client.delete(stream)
+        added = await fill(client, stream, 5)
+        await until(lambda: places(replica) == added, what="it is read")
+        await until(lambda: replica.problems[-1] is None, what="nothing is wrong any more")
+
+
+async def test_it_goes_on_when_a_paused_stream_goes_under_its_feet(
+    redis_server: RedisServer, client: Redis, new_stream: Callable[[], str]
+) -> None:
+    stream, group = new_stream(), new_stream()
+    replica = a_replica(redis_server.url, [stream], group)
+    await fill(client, stream, 5)
+    async with replica.running():
+        await until(lambda: len(replica.seen) == 5, what="it is read")
+        replica.source.pause(Partition(stream, 0))
+        await fill(client, stream, 5)
+        await client.delete(stream)
+        await until(lambda: replica.lost_streams == [stream], what="the assignment is over")
+        added = await fill(client, stream, 5)
+        await until(lambda: places(replica)[-5:] == added, what="it is read again")
 
 
 @pytest.mark.parametrize("kill", [True, False])
