@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection
+import time
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 import anyio
+from redis.asyncio import Redis, RedisCluster
 
+from redis_harness.client import add
+from runner.clients.redis import RedisConnection
+from runner.clients.redis_entries import FieldNames
+from runner.clients.redis_url import parse_redis_url
+from runner.core.lease import LeaseTimes
 from runner.model import Lease, Partition, Position, Problem, Record
 from runner.ports import CheckpointFailed, CheckpointFenced
-from runner.sources.redis_streams import RedisStreamsSource
+from runner.sources.redis_streams import RedisStreamsSettings, RedisStreamsSource
+
+LEASE = LeaseTimes(2.0, 0.4)
 
 _INTERVAL = 0.05
 
@@ -101,3 +111,22 @@ class Replica:
             self.owned.discard(partition.topic)
             self._unsettled.pop(partition, None)
             self._next.pop(partition, None)
+
+
+def a_replica(connection: RedisConnection | str, streams: Sequence[str], group: str, **settings: Any) -> Replica:
+    """One that reads ``streams``, of which the field ``v`` is the value. ``settings`` are RedisStreamsSettings'."""
+    if isinstance(connection, str):
+        connection = RedisConnection(url=parse_redis_url(connection), client_name="test")
+    defaults: dict[str, Any] = {"lease": LEASE, "names": FieldNames(None, b"v"), "command_timeout": 1.0}
+    made = RedisStreamsSettings(connection=connection, streams=tuple(streams), group=group, **(defaults | settings))
+    return Replica(RedisStreamsSource(made, now=time.time))
+
+
+async def fill(client: Redis | RedisCluster, stream: str, count: int) -> list[tuple[str, str]]:
+    """Add ``count`` entries; returns (stream, id) of each."""
+    return [(stream, (await add(client, stream, [(b"v", b"%d" % n)])).decode()) for n in range(count)]
+
+
+def places(replica: Replica) -> list[tuple[str, str]]:
+    """(stream, id) of all that was read, in order."""
+    return [(stream, position) for stream, position, _ in replica.seen]

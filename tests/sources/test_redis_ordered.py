@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import anyio
 import pytest
@@ -16,40 +16,14 @@ from redis_harness.fixtures import ON_EVERY_FLAVOUR, NewRedis
 from redis_harness.flavour import Flavour
 from redis_harness.options import RedisOptions
 from redis_harness.proxy import Proxy
-from redis_harness.replica import Replica
+from redis_harness.replica import LEASE, a_replica, fill, places
 from redis_harness.server import RedisServer
-from runner.clients.redis import RedisConnection
-from runner.clients.redis_entries import FieldNames
-from runner.clients.redis_url import parse_redis_url
-from runner.core.lease import LeaseTimes
 from runner.model import Partition
-from runner.sources.redis_streams import RedisStreamsSettings, RedisStreamsSource
 
 pytestmark = [pytest.mark.redis, pytest.mark.timeout(120)]
 
-LEASE = LeaseTimes(2.0, 0.4)
 RECOVERY = 10.0
 """Seconds within which everything goes on after a fault has healed."""
-
-
-def a_replica(url: str, streams: Sequence[str], group: str) -> Replica:
-    settings = RedisStreamsSettings(
-        connection=RedisConnection(url=parse_redis_url(url), client_name="test"),
-        streams=tuple(streams),
-        group=group,
-        lease=LEASE,
-        names=FieldNames(None, b"v"),
-        command_timeout=1.0,
-    )
-    return Replica(RedisStreamsSource(settings, now=time.time))
-
-
-async def fill(client: Redis, stream: str, count: int) -> list[tuple[str, str]]:
-    return [(stream, (await add(client, stream, [(b"v", b"%d" % n)])).decode()) for n in range(count)]
-
-
-def places(replica: Replica) -> list[tuple[str, str]]:
-    return [(stream, position) for stream, position, _ in replica.seen]
 
 
 @pytest.fixture
