@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import enum
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import Final, NamedTuple, TypeAlias
 
 import msgspec
@@ -69,13 +70,17 @@ class Fetched(NamedTuple):
 
     ``next_position`` is the position after everything that the source has passed over up to here: behind the last
     record, behind transaction markers and holes. ``records`` may be empty when only such a position is news.
-    ``size`` is the sum of the records' sizes in bytes.
+    ``size`` is the sum of the records' sizes in bytes. Where a source keeps them, ``attempts`` are those that were
+    charged to records in earlier assignments, and ``suspects`` are records that may have killed their function, both by
+    sequence.
     """
 
     partition: Partition
     records: Sequence[Record]
     next_position: Position
     size: int
+    attempts: Mapping[int, int] = MappingProxyType({})
+    suspects: Collection[int] = ()
 
 
 class Backlog(NamedTuple):

@@ -147,6 +147,10 @@ class AcknowledgesRecords(Protocol):
         """Acknowledge ``records`` with the next checkpoint at the latest. Ignored for a partition that is not ours."""
         ...
 
+    def attempted(self, partition: Partition, attempts: Mapping[Position, int]) -> None:
+        """Keep how many attempts were charged to records that come again, for who is given them after us."""
+        ...
+
 
 class Function(Protocol):
     """What is invoked. Many invocations may run at once."""

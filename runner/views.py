@@ -62,7 +62,9 @@ def _partition(mapping: Mapping, worker: PartitionWorker, now: float) -> Partiti
 
 def _waiting_for(worker: PartitionWorker, unsettled: int) -> str:
     """In a few words: ``3 lanes wait for the function, 1 lane waits for its next attempt``."""
-    counts: Counter[LaneState] = Counter(lane.state for lane in worker.lanes.values() if lane.state is not LaneState.IDLE)
+    counts: Counter[LaneState] = Counter(
+        lane.state for lane in worker.lanes.values() if lane.state is not LaneState.IDLE
+    )
     words = [
         f"{counts[state]} lane{'s wait' if counts[state] > 1 else ' waits'} for {state.value}"
         for state in LaneState

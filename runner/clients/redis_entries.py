@@ -31,6 +31,7 @@ _DAY_MS: Final = 24 * 3_600_000
 FIELD_ORDER: Final = "stream-runner-field-order"
 """A header that says where key and value stood among the fields, when not first: ``<index>,<index>``, or ``-``."""
 _ENCODED_NAME: Final = "stream-runner-name-base64:"
+_new: Final = tuple.__new__
 
 
 class Entry(NamedTuple):
@@ -50,8 +51,15 @@ def decode_entries(reply: Any) -> list[Entry]:
     A nil in place of an entry, by which 6.2 answers XCLAIM for a deleted one without naming it, is left out.
     """
     try:
+        # Made without Entry's own constructor, which takes as long as all of the rest.
         return [
-            Entry(one[0].decode("ascii"), None if one[1] is None else list(zip(one[1][::2], one[1][1::2], strict=True)))
+            _new(
+                Entry,
+                (
+                    one[0].decode("ascii"),
+                    None if one[1] is None else list(zip(parts := iter(one[1]), parts, strict=True)),
+                ),
+            )
             for one in reply or ()
             if one is not None
         ]
@@ -131,23 +139,61 @@ class Content(NamedTuple):
         return size + sum([1 + len(name.encode()) + (len(value) if value else 0) for name, value in self.headers])
 
 
+class ContentReader:
+    """Reads the entries of one stream by ``names``. Mostly they have the same fields, one entry as the other: where
+    what stands among them is found out only when their names differ from those of the entry before."""
+
+    def __init__(self, names: FieldNames) -> None:
+        self._wanted = names
+        self._found: list[bytes] | None = None
+        self._layout = _layout([], names)
+
+    def read(self, fields: Fields) -> tuple[bytes | None, bytes | None, Headers, int]:
+        """What ``content_of`` says: key, value and headers; and the content's size."""
+        found = [name for name, _ in fields]
+        if found != self._found:
+            self._found, self._layout = found, _layout(found, self._wanted)
+        key_at, value_at, others, headers, size = self._layout
+        key = None if key_at is None else fields[key_at][1]
+        if self._wanted.value is None:
+            value = encode_fields(fields)
+            return key, value, (), len(value) + (len(key) if key else 0)
+        if others:
+            headers = (*[(name, fields[index][1]) for index, name in others], *headers)
+        # Every field is one of them.
+        size += sum([len(data) for _, data in fields])
+        return key, None if value_at is None else fields[value_at][1], headers, size
+
+
+class _Layout(NamedTuple):
+    """Where an entry with certain field names has what. ``others`` are the fields that are headers, with the names that
+    these have; ``last`` are headers that do not depend on the fields' data; ``size`` is that of all but this data."""
+
+    key_at: int | None
+    value_at: int | None
+    others: Sequence[tuple[int, str]]
+    last: Headers
+    size: int
+
+
+def _layout(found: Sequence[bytes], wanted: FieldNames) -> _Layout:
+    key_at, value_at = _index(found, wanted.key), _index(found, wanted.value)
+    others = [(index, header_name(name)) for index, name in enumerate(found) if index != key_at and index != value_at]
+    last: Headers = ()
+    present = [index for index in (key_at, value_at) if index is not None]
+    if present != list(range(len(present))):
+        last = ((FIELD_ORDER, b"%b,%b" % (_shown(key_at), _shown(value_at))),)
+    size = sum([1 + len(name.encode()) for _, name in others])
+    return _Layout(key_at, value_at, others, last, size + Content(None, None, last).size)
+
+
 def content_of(fields: Fields, names: FieldNames) -> Content:
     """The content of an entry. Of a name that comes again the first is taken, the others are headers.
 
     ``fields_of`` gives the same ``fields`` again, in their order.
     """
-    key_at = _index(fields, names.key)
-    key = None if key_at is None else fields[key_at][1]
-    if names.value is None:
-        return Content(key, encode_fields(fields), ())
-    value_at = _index(fields, names.value)
-    headers: list[tuple[str, bytes | None]] = [
-        (header_name(name), data) for index, (name, data) in enumerate(fields) if index != key_at and index != value_at
-    ]
-    present = [index for index in (key_at, value_at) if index is not None]
-    if present != list(range(len(present))):
-        headers.append((FIELD_ORDER, b"%b,%b" % (_shown(key_at), _shown(value_at))))
-    return Content(key, None if value_at is None else fields[value_at][1], tuple(headers))
+    key, value, headers, _ = ContentReader(names).read(fields)
+    return Content(key, value, headers)
 
 
 def fields_of(content: Content, names: FieldNames) -> Fields:
@@ -170,11 +216,8 @@ def fields_of(content: Content, names: FieldNames) -> Fields:
     return [placed[index] if index in placed else next(others) for index in range(len(headers) + len(placed))]
 
 
-def _index(fields: Fields, wanted: bytes | None) -> int | None:
-    for index, (name, _) in enumerate(fields):
-        if name == wanted:
-            return index
-    return None
+def _index(found: Sequence[bytes], wanted: bytes | None) -> int | None:
+    return found.index(wanted) if wanted is not None and wanted in found else None
 
 
 def _shown(index: int | None) -> bytes:

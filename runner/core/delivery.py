@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from runner.core.lanes import Ordering
@@ -44,17 +44,33 @@ class Delivery:
     A segment is a run of the batch that is invoked as one; the next one is at the end of the list.
     """
 
-    __slots__ = ("_attempts", "_due", "_error", "_handed_out", "_not_before", "_policy", "_segments", "_waits")
+    __slots__ = (
+        "_attempts",
+        "_due",
+        "_error",
+        "_handed_out",
+        "_not_before",
+        "_policy",
+        "_segments",
+        "_waits",
+        "charged",
+    )
 
-    def __init__(self, records: Sequence[Record], policy: DeliveryPolicy) -> None:
+    def __init__(
+        self, records: Sequence[Record], policy: DeliveryPolicy, attempts: Mapping[int, int] | None = None
+    ) -> None:
+        """``attempts``: what was charged to records before, by sequence."""
         self._policy = policy
         self._segments: list[Sequence[Record]] = [records]
         self._due: deque[Settle | GiveUp] = deque()
         self._handed_out: Settle | GiveUp | None = None  # being settled, until the caller asks on
-        self._attempts: dict[int, int] = {}  # by sequence; read only of records that come again
+        self._attempts = dict(attempts or ())  # by sequence; read only of records that come again
         self._waits = 0  # in a row without an attempt: throttled or unreachable
         self._not_before = float("-inf")
         self._error: FunctionError | None = None
+        self.charged: Mapping[Position, int] = {}  # by the last outcome: the attempts of records that come again
+        if attempts:
+            self._give_up_exhausted()
 
     @property
     def first_unsettled(self) -> Record | None:
@@ -93,6 +109,7 @@ class Delivery:
     def on_outcome(self, outcome: Outcome, now: float, jitter: float) -> None:
         """The outcome of the last ``Invoke``; ``jitter`` is uniform in [0, 1)."""
         segment = self._segments.pop()
+        self.charged = {}
         waits, self._waits, self._not_before = self._waits, 0, float("-inf")
         if not isinstance(outcome, Succeeded):
             self._error = outcome.error
@@ -148,6 +165,7 @@ class Delivery:
         attempts = self._attempts
         for record in failed:
             attempts[record.sequence] = attempts.get(record.sequence, 0) + 1
+        self.charged = {record.position: attempts[record.sequence] for record in failed}
         exhausted = [record for record in failed if retry.is_exhausted(attempts[record.sequence])]
         if exhausted:
             gone = {record.sequence for record in exhausted}
@@ -157,6 +175,20 @@ class Delivery:
             self._segments.append(segment)
             if len(exhausted) < len(failed):
                 self._not_before = now + retry.backoff(self._most_attempts(segment), jitter)
+
+    def _give_up_exhausted(self) -> None:
+        """Whoever charged the last attempt did not come to give the records up."""
+        (segment,) = self._segments
+        exhausted = [
+            record
+            for record in segment
+            if (attempts := self._attempts.get(record.sequence)) and self._policy.retry.is_exhausted(attempts)
+        ]
+        if exhausted:
+            gone = {record.sequence for record in exhausted}
+            rest = [record for record in segment if record.sequence not in gone]
+            self._segments = [rest] if rest else []
+            self._give_up(exhausted, Condition.RETRY_ATTEMPTS_EXHAUSTED)
 
     def _expire(self, now: float) -> None:
         if self._policy.retry.maximum_age is None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from runner.core.batcher import Batcher
-from runner.core.delivery import Delivery
+from runner.core.delivery import Delivery, DeliveryPolicy
+from runner.engine.carried import Carried
 from runner.engine.timers import Timer
 from runner.model import Invocation, Record
 
@@ -61,6 +62,17 @@ class Lane:
         is stored before the others."""
         first = None if self.delivery is None else self.delivery.first_unsettled
         return self.batcher.first if first is None else first
+
+    def begin(self, before: int, policy: DeliveryPolicy, carried: Carried) -> Sequence[Record]:
+        """Take the next batch, of records with sequences below ``before``, as the lane's delivery; empty: there is
+        none."""
+        first = self.batcher.first
+        if carried and first is not None:
+            before = carried.before(first.sequence, before)
+        batch = self.batcher.take(before)
+        if batch:
+            self.delivery = Delivery(batch, policy, carried.take(batch) if carried else None)
+        return batch
 
     def stop_waiting(self) -> None:
         if self.timer is not None:

@@ -86,7 +86,7 @@ class Mapping:
             permits=[permits for permits in (function_permits, process_permits) if permits is not None],
             may_start=lambda now: not self._lost_lease(now),
         )
-        self._on_settled = source.settled if isinstance(source, AcknowledgesRecords) else None
+        self._keeper = source if isinstance(source, AcknowledgesRecords) else None
         self._turned_at = clock.now()
         self._stop = anyio.Event()
         self._failure: Problem | None = None
@@ -243,7 +243,7 @@ class Mapping:
         for partition in partitions:
             assert partition not in self.workers, "a partition is revoked before it is assigned again"
             self.workers[partition] = PartitionWorker(
-                partition, self.policy, self, self._observer, self._budget, self._on_settled
+                partition, self.policy, self, self._observer, self._budget, self._keeper
             )
         self.has_joined = True
         self._observer.partitions_assigned(partitions)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import anyio
 
 from runner.core.batcher import Batcher
-from runner.core.delivery import Delivery
 from runner.core.flow import RECORD_OVERHEAD, ByteBudget, Flow
 from runner.core.lag import Lag
 from runner.core.lanes import Lanes
 from runner.core.tracker import Tracker
+from runner.engine.carried import Carried
 from runner.engine.host import Host
 from runner.engine.lane import Lane, LaneState
 from runner.engine.policy import MappingPolicy
@@ -28,7 +28,7 @@ from runner.model import (
     Settlement,
     WaitUntil,
 )
-from runner.ports import Observer
+from runner.ports import AcknowledgesRecords, Observer
 
 
 class PartitionWorker:
@@ -45,9 +45,9 @@ class PartitionWorker:
         host: Host,
         observer: Observer,
         budget: ByteBudget,
-        on_settled: Callable[[Partition, Sequence[Record]], None] | None = None,
+        keeper: AcknowledgesRecords | None = None,
     ) -> None:
-        """``on_settled`` is told of all that is settled, however."""
+        """``keeper``: the source, where it is told of each settled record and of attempts."""
         self.partition = partition
         self.tracker = Tracker()
         self.lanes: dict[int, Lane] = {}
@@ -62,7 +62,8 @@ class PartitionWorker:
         self._host = host
         self._observer = observer
         self._budget = budget
-        self._on_settled = on_settled
+        self._keeper = keeper
+        self._carried = Carried()
         self._places = Lanes(
             policy.delivery.ordering,
             policy.parallelization_factor,
@@ -104,6 +105,7 @@ class PartitionWorker:
         records = fetched.records
         self.tracker.fetched([record.position for record in records], fetched.next_position)
         self.unsettled_bytes += fetched.size
+        self._carried.note(fetched)
         self._budget.used += fetched.size + RECORD_OVERHEAD * len(records)
         self._lag.note_end(backlog)
         wanted = self._wanted(records, now)
@@ -177,9 +179,9 @@ class PartitionWorker:
         """Take the lane's next batch where it has none. False: all that it has is too far ahead of the checkpoint."""
         if lane.delivery is not None:
             return True
-        batch = lane.batcher.take(before=self.tracker.head + self._policy.flow.ahead + 1)
+        before = self.tracker.head + self._policy.flow.ahead + 1
+        batch = lane.begin(before, self._policy.delivery, self._carried)
         if batch:
-            lane.delivery = Delivery(batch, self._policy.delivery)
             self._dispatched = max(self._dispatched, batch[-1].sequence)
         elif len(lane.batcher):
             lane.state = LaneState.HELD_BACK
@@ -247,6 +249,8 @@ class PartitionWorker:
         """The lane's invocation came back. Not called any more once the worker is discarded."""
         assert lane.delivery is not None
         lane.delivery.on_outcome(outcome, now, self._host.jitter())
+        if self._keeper is not None and lane.delivery.charged:
+            self._keeper.attempted(self.partition, lane.delivery.charged)
         self._resume(lane, now)
         if lane.state is LaneState.WAITING and lane.delivery is not None:
             self._observer.retry_scheduled(
@@ -268,8 +272,8 @@ class PartitionWorker:
     def _settle(self, records: Sequence[Record], how: Settlement, now: float) -> None:
         head = self.tracker.head
         self.tracker.settle(records)
-        if self._on_settled is not None:
-            self._on_settled(self.partition, records)
+        if self._keeper is not None:
+            self._keeper.settled(self.partition, records)
         if self._held_back and self.tracker.head > head:
             self._release()
         size = sum([record.size for record in records])
@@ -312,11 +316,8 @@ class PartitionWorker:
     def blocking_lane(self) -> Lane | None:
         """The lane that holds the lowest unsettled record."""
         head = self.tracker.head
-        for lane in self.lanes.values():
-            first = lane.first_unsettled
-            if first is not None and first.sequence <= head:
-                return lane
-        return None
+        firsts = ((lane.first_unsettled, lane) for lane in self.lanes.values())
+        return next((lane for first, lane in firsts if first is not None and first.sequence <= head), None)
 
     # --- the end of the assignment
 

@@ -69,6 +69,7 @@ class Holding:
         self.task: asyncio.Task[None] | None = None
         self.is_assigned = False
         self.is_leaving = False
+        self.is_writing = False
         self.was_tried = False  # there is a reason why it is not assigned yet, and it was told
         self._taken = taken
         self._policy = policy
@@ -86,7 +87,7 @@ class Holding:
 
     @property
     def has_reached_its_end(self) -> bool:
-        return (self.memory.was_absent and not self.is_assigned) or self.owned.has_reached_its_end
+        return self.is_assigned and self.owned.has_reached_its_end
 
     def assign(self) -> None:
         """The stream may be read: the listener is told."""
@@ -142,11 +143,7 @@ class Holding:
             # Whatever it was: all that a stream of this name will ever have is still to come.
             await self.owned.call(NOTE, b"checkpoint", FIRST_ID.encode())
             self.memory.was_absent = True
-        return Problem(
-            Reason.EVENT_SOURCE_NOT_FOUND,
-            f"there is no stream {self.partition.topic!r} on {self._policy.server}",
-            "check its name; it is read from its first entry on as soon as it has one",
-        )
+        return absent(self.partition, self._policy.server)
 
     async def _make_group(self, stream: Stream) -> Problem | None:
         memory, taken, policy = self.memory, self._taken, self._policy
@@ -192,6 +189,15 @@ class Holding:
         first, last = str(positions[0]), str(positions[-1])
         self._listener.data_lost(self.partition, first, following_id(last), len(positions))
 
+    async def write_attempts(self) -> None:
+        """Once; what cannot be written now is written with the next checkpoint."""
+        try:
+            await self.owned.write_attempts()
+        except (AssignmentOver, RedisFailure):
+            return  # whoever reads the stream meets the same
+        finally:
+            self.is_writing = False
+
     async def look(self) -> None:
         """Learn how far the end is, and whether something was trimmed before it was read. Failures are left to who
         reads the stream: it meets the same."""
@@ -209,3 +215,12 @@ class Holding:
         self._tell(problem)
         if problem is not None:
             self.owned.stop_reading()
+
+
+def absent(partition: Partition, server: str) -> Problem:
+    """The problem of a stream that is not there."""
+    return Problem(
+        Reason.EVENT_SOURCE_NOT_FOUND,
+        f"there is no stream {partition.topic!r} on {server}",
+        "check its name; it is read from its first entry on as soon as it has one",
+    )

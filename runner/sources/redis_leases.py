@@ -13,7 +13,7 @@ from runner.clients.redis_errors import RedisFailure
 from runner.clients.redis_wire import Reply
 from runner.core.lease import HeldLease, LeaseTimes
 from runner.core.spread import Plan, spread
-from runner.sources.redis_scripts import LEAVE, LOOK, MEMBERS, RELEASE, RENEW, TAKE
+from runner.sources.redis_scripts import ATTEMPT, LEAVE, LOOK, MEMBERS, RELEASE, RENEW, TAKE
 from runner.sources.redis_stream import StreamPlace
 
 
@@ -210,7 +210,8 @@ class Leases:
         lease = self._held.pop(place.partition.topic, None)
         if lease is not None and not lease.is_over(self._now()):
             lease.end()
-            await self._run(RELEASE, place, self._owner, b"%d" % lease.generation)
+            generation = b"%d" % lease.generation
+            await self._run(RELEASE, place, self._owner, generation, place.group, place.consumer, b"%d" % ATTEMPT)
 
     def let_go(self, place: StreamPlace) -> None:
         """The stream may be taken again, by us too."""

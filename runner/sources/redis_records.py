@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from runner.clients.redis_entries import Entry, FieldNames, content_of, timestamp_ms_of
+from runner.clients.redis_entries import ContentReader, Entry, FieldNames, timestamp_ms_of
 from runner.model import Partition, Record
 
 
@@ -13,26 +13,17 @@ class RecordMaker:
 
     def __init__(self, partition: Partition, names: FieldNames, now: Callable[[], float]) -> None:
         self._partition = partition
-        self._names = names
+        self._content = ContentReader(names)
         self._now = now
 
     def make(self, entries: Sequence[Entry], sequence: int) -> list[Record]:
         """The records of ``entries``, which have fields; the first one gets ``sequence``."""
         now_ms = int(self._now() * 1000)
+        partition, read = self._partition, self._content.read
         records = []
-        for index, entry in enumerate(entries):
-            assert entry.fields is not None
-            content = content_of(entry.fields, self._names)
-            records.append(
-                Record(
-                    self._partition,
-                    entry.id,
-                    content.key,
-                    content.value,
-                    content.headers,
-                    timestamp_ms_of(entry.id, now_ms),
-                    sequence + index,
-                    content.size,
-                )
-            )
+        for number, (entry_id, fields) in enumerate(entries, sequence):
+            assert fields is not None
+            key, value, headers, size = read(fields)
+            time_ms = timestamp_ms_of(entry_id, now_ms)
+            records.append(Record(partition, entry_id, key, value, headers, time_ms, number, size))
         return records

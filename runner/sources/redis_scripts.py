@@ -20,6 +20,10 @@ local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 """
 
+ATTEMPT: Final = 1_000
+"""A pending entry's delivery count is this often its attempts, and, on top, how often it was handed out since the last
+of them: every read adds one."""
+
 # A full server refuses a script's first write when it may need memory, and no later one. PEXPIRE needs none. What it
 # does to the key is undone in the same step.
 _WRITE: Final = """
@@ -89,11 +93,19 @@ return {'ok'}
 RELEASE: Final = Script(
     _FENCE
     + """
+local pending = redis.pcall('XPENDING', KEYS[2], ARGV[3], '-', '+', 1000, ARGV[4])
+for _, entry in ipairs(pending.err and {} or pending) do
+  local unexplained = entry[4] % ARGV[5]
+  if unexplained > 0 then
+    local count = string.format('%.0f', entry[4] - unexplained)
+    redis.pcall('XCLAIM', KEYS[2], ARGV[3], ARGV[4], 0, entry[1], 'RETRYCOUNT', count, 'JUSTID')
+  end
+end
 write('owner', '', 'expires_at', '0')
 return {'ok'}
 """
 )
-"""ARGV: owner, generation."""
+"""ARGV: owner, generation, group, consumer, ``ATTEMPT``. What is given back counts as not handed out."""
 
 INSPECT: Final = Script(
     _FENCE_IN_TIME
@@ -195,12 +207,38 @@ local read = redis.pcall('XREADGROUP', 'GROUP', ARGV[3], ARGV[4], 'COUNT', ARGV[
 if read and read.err then
   return {'error', read.err}
 end
-return {'ok', read and read[1][2] or {}}
+local entries = read and read[1][2] or {}
+if ARGV[6] == '>' or #entries == 0 then
+  return {'ok', entries}
+end
+local pending = redis.call('XPENDING', KEYS[2], ARGV[3], entries[1][1], entries[#entries][1], #entries, ARGV[4])
+local counts = {}
+for _, entry in ipairs(pending) do
+  counts[#counts + 1] = entry[1]
+  counts[#counts + 1] = entry[4]
+end
+return {'ok', entries, counts}
 """
 )
 """Acknowledge, store the checkpoint, read on. ARGV: owner, generation, group, consumer, checkpoint or "", the id after
 which to read (``>``: what nobody has read) or "" to read nothing, how many, and the ids to acknowledge.
-Reply: ok and, when something was to be read, the entries."""
+Reply: ok and, when something was to be read, the entries, and of entries that were read before, ids and delivery counts
+in turn."""
+
+CHARGE: Final = Script(
+    _FENCE_IN_TIME
+    + """
+for i = 5, #ARGV, 2 do
+  local claimed = redis.pcall('XCLAIM', KEYS[2], ARGV[3], ARGV[4], 0, ARGV[i], 'RETRYCOUNT', ARGV[i + 1], 'JUSTID')
+  if claimed.err then
+    return {'error', claimed.err}
+  end
+end
+return {'ok'}
+"""
+)
+"""Set delivery counts. ARGV: owner, generation, group, consumer, then ids and counts in turn. What is not pending is
+passed over."""
 
 MEMBERS: Final = Script(
     _NOW

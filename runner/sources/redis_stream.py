@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final
 
 import anyio
@@ -16,8 +17,9 @@ from runner.clients.redis_wire import Reply
 from runner.core.lease import HeldLease
 from runner.model import Backlog, Fetched, Partition, Position, Problem, Record
 from runner.ports import CheckpointFailed, CheckpointFenced
+from runner.sources.redis_history import MOST_HANDED_OUT, History, history_of
 from runner.sources.redis_records import RecordMaker
-from runner.sources.redis_scripts import CLAIM, MOST_IDS, READ
+from runner.sources.redis_scripts import ATTEMPT, CHARGE, CLAIM, MOST_IDS, READ
 
 BEGINNING: Final = "0-0"
 MOST_BYTES: Final = 1_000_000
@@ -101,6 +103,8 @@ class OwnedStream:
         self._changed = asyncio.Event()
         self._reading = asyncio.Lock()
         self._settled: list[bytes] = []
+        self._attempts: dict[bytes, int] = {}
+        self._history = History()
         self._checkpoint: str | None = None
         self._problem: Problem | None = None
 
@@ -139,6 +143,15 @@ class OwnedStream:
     def settled(self, records: Sequence[Record]) -> None:
         self._settled += [str(record.position).encode() for record in records]
 
+    def attempted(self, attempts: Mapping[Position, int]) -> None:
+        """To be written soon, by ``write_attempts`` or with the next checkpoint."""
+        self._attempts.update({str(position).encode(): count for position, count in attempts.items()})
+
+    async def write_attempts(self) -> None:
+        """Raises AssignmentOver, RedisFailure; then they are kept."""
+        async with self._reading:
+            await self._charge()
+
     async def store(self, checkpoint: Position) -> None:
         """Acknowledge what is settled, and keep ``checkpoint`` with the lease. Raises CheckpointFenced, -Failed."""
         self._checkpoint = str(checkpoint)
@@ -154,10 +167,23 @@ class OwnedStream:
 
     async def _store_some(self) -> bool:
         async with self._reading:  # a read under way may carry what is to be stored
+            await self._charge()
             if not self._settled and self._checkpoint is None:
                 return False
             await self._call_read("", 0)
             return True
+
+    async def _charge(self) -> None:
+        while self._attempts:
+            charged = dict(islice(self._attempts.items(), MOST_IDS))
+            await self._set_counts({entry_id: count * ATTEMPT for entry_id, count in charged.items()})
+            for entry_id, count in charged.items():
+                if self._attempts[entry_id] == count:  # not charged again meanwhile
+                    del self._attempts[entry_id]
+
+    async def _set_counts(self, counts: Mapping[bytes, int]) -> None:
+        pairs = [part for entry_id, count in counts.items() for part in (entry_id, b"%d" % count)]
+        await self.call(CHARGE, self.place.group, self.place.consumer, *pairs)
 
     # --- reading
 
@@ -236,12 +262,25 @@ class OwnedStream:
     async def _read(self) -> list[Entry]:
         after = self._last_id if self._reads_history else ">"
         async with self._reading:
-            entries = decode_entries((await self._call_read(after, self._count))[1])
+            reply = await self._call_read(after, self._count)
+            entries = decode_entries(reply[1])
+            self._history = await self._judge(reply[2]) if len(reply) > 2 else History()
         if entries and not self._reads_history:
             full = len(entries) >= self._count
             self.backlog = Backlog(None if full else 0, self._now())
             self.is_at_end = not full
         return entries
+
+    async def _judge(self, counts: Reply) -> History:
+        """What is known of entries that were handed out before. One that came too often without an attempt is charged
+        one in advance: if it ends this process as well, nobody else is there to do so."""
+        assert isinstance(counts, list)
+        history = history_of(counts)
+        if history.suspects:
+            stays = MOST_HANDED_OUT + 1  # a suspect
+            charged = {each: (history.attempts.get(each, 0) + 1) * ATTEMPT + stays for each in history.suspects}
+            await self._set_counts({each.encode(): count for each, count in charged.items()})
+        return history
 
     def _take_over(self, entries: Sequence[Entry]) -> None:
         first = entries[0].id  # a reply is in order
@@ -263,7 +302,21 @@ class OwnedStream:
         size = sum([record.size for record in records])
         if records:
             self._count = max(1, min(MOST_IDS, MOST_BYTES * len(records) // max(size, 1), 2 * self._count))
-        self._chunk = Fetched(self.place.partition, records, following_id(self._last_id), size)
+        attempts, suspects = self._history.attempts, self._history.suspects
+        self._chunk = Fetched(
+            self.place.partition,
+            records,
+            following_id(self._last_id),
+            size,
+            {
+                each.sequence: attempts[entry.id]
+                for each, entry in zip(records, there, strict=True)
+                if entry.id in attempts
+            }
+            if attempts
+            else {},
+            [each.sequence for each, entry in zip(records, there, strict=True) if entry.id in suspects],
+        )
         self._on_chunk()
 
     async def _claim_foreign(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -19,7 +20,7 @@ from runner.clients.redis_slots import companion_key
 from runner.core.lease import HeldLease, LeaseTimes
 from runner.model import Backlog, Fetched, Partition, Position, Problem, Reason, Record
 from runner.ports import CheckpointFenced, SourceError, SourceListener
-from runner.sources.redis_holding import Holding, Memory, StartPolicy
+from runner.sources.redis_holding import Holding, Memory, StartPolicy, absent
 from runner.sources.redis_leases import Leases, Taken
 from runner.sources.redis_records import RecordMaker
 from runner.sources.redis_stream import BEGINNING, BLOCK, AssignmentOver, OwnedStream, StreamPlace
@@ -118,12 +119,15 @@ class RedisStreamsSource:
         try:
             await self._client.execute("PING", timeout=settings.command_timeout)
             for place in places if settings.stop_at_end else ():
-                self._ends[place.partition] = await self._end_of(place)
+                end = await self._end_of(place)
+                if end is None:
+                    raise SourceError(absent(place.partition, self.description))
+                self._ends[place.partition] = end
         except RedisFailure as failure:
             raise SourceError(problem_of(failure, self.description)) from failure
         leases = self._leases = Leases(
             places,
-            b"stream-runner:members:" + settings.group.encode(),
+            _registry(settings),
             self._owner,
             self._client,
             settings.lease,
@@ -142,8 +146,8 @@ class RedisStreamsSource:
         lease_key = companion_key(name, b":stream-runner:" + group)
         return StreamPlace(Partition(stream, 0), name, lease_key, group, CONSUMER)
 
-    async def _end_of(self, place: StreamPlace) -> str:
-        """The last id of a stream now; BEGINNING where there is none. Raises RedisFailure."""
+    async def _end_of(self, place: StreamPlace) -> str | None:
+        """The last id of a stream now, BEGINNING of an empty one, None without a stream. Raises RedisFailure."""
         timeout = self._settings.command_timeout
         try:
             reply = await self._client.execute(
@@ -155,7 +159,8 @@ class RedisStreamsSource:
             return BEGINNING  # its own problem, told when it is to be read
         assert isinstance(reply, list)
         if not reply:
-            return BEGINNING
+            kind = await self._client.execute("TYPE", place.stream, key=place.stream, timeout=timeout)
+            return None if kind == b"none" else BEGINNING
         last = reply[0]
         assert isinstance(last, list)
         assert isinstance(last[0], bytes)
@@ -309,6 +314,14 @@ class RedisStreamsSource:
         if holding is not None:
             holding.owned.settled(records)
 
+    def attempted(self, partition: Partition, attempts: Mapping[Position, int]) -> None:
+        holding = self._holdings.get(partition)
+        if holding is not None:
+            holding.owned.attempted(attempts)
+            if not holding.is_writing:
+                holding.is_writing = True
+                self._spawn(holding.write_attempts())
+
     async def checkpoint(self, positions: Mapping[Partition, Position]) -> None:
         results = await asyncio.gather(*[self._store(*each) for each in positions.items()], return_exceptions=True)
         fenced: dict[Partition, CheckpointFenced] = {}
@@ -379,3 +392,9 @@ class RedisStreamsSource:
                 await leases.leave()
             await leases.close()
         await self._client.close()
+
+
+def _registry(settings: RedisStreamsSettings) -> bytes:
+    """Of the members that read the same streams: who reads others has no part in how these are spread."""
+    digest = hashlib.blake2b("\0".join(sorted(settings.streams)).encode(), digest_size=8).hexdigest()
+    return f"stream-runner:members:{settings.group}:{digest}".encode()

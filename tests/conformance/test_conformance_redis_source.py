@@ -107,8 +107,11 @@ class TestRedisSource(SourceConformance):
     async def harness(
         self, redis_server: RedisServer, new_stream: Callable[[], str]
     ) -> AsyncIterator[RedisSourceHarness]:
+        streams = [new_stream(), new_stream()]
         async with connect(redis_server.url) as client:
-            yield RedisSourceHarness(redis_server, client, [new_stream(), new_stream()], new_stream())
+            for stream in streams:  # empty, but there
+                await raw(client, "XGROUP", "CREATE", stream, "another", "$", "MKSTREAM")
+            yield RedisSourceHarness(redis_server, client, streams, new_stream())
 
     async def test_data_loss_stops_that_partition_under_fail(self, harness: SourceHarness) -> None:
         if harness_of(harness).counts_entries:

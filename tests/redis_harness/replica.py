@@ -37,6 +37,8 @@ class Replica:
         self.fenced = 0
         self.problems: list[Problem | None] = []
         self.losses: list[tuple[str, int | None]] = []
+        self.attempts: dict[str, int] = {}  # by id, as they came
+        self.suspects: set[str] = set()
         self._leases: dict[str, Lease] = {}
         self._unsettled: dict[Partition, list[Record]] = {}
         self._next: dict[Partition, Position] = {}
@@ -62,6 +64,12 @@ class Replica:
                 name = fetched.partition.topic
                 assert name in self.owned, "fetched, and not ours"
                 self.seen += [(name, str(each.position), self._leases[name].generation) for each in fetched.records]
+                self.attempts |= {
+                    str(each.position): fetched.attempts[each.sequence]
+                    for each in fetched.records
+                    if each.sequence in fetched.attempts
+                }
+                self.suspects |= {str(each.position) for each in fetched.records if each.sequence in fetched.suspects}
                 self._unsettled.setdefault(fetched.partition, []).extend(fetched.records)
                 self._next[fetched.partition] = fetched.next_position
 

@@ -1,0 +1,36 @@
+"""What the delivery counts of pending entries say of earlier owners' attempts."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from runner.clients.redis_wire import Reply
+from runner.sources.redis_scripts import ATTEMPT
+
+MOST_HANDED_OUT: Final = 3
+"""How often an entry may be handed out without that an attempt was charged; after more it may kill its function."""
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """By entry id: ``attempts`` that were charged, where there are any; ``suspects`` may have killed their function."""
+
+    attempts: Mapping[str, int] = field(default_factory=dict)
+    suspects: Collection[str] = ()
+
+
+def history_of(counts: Sequence[Reply]) -> History:
+    """``counts`` are ids and delivery counts in turn, this delivery included."""
+    attempts: dict[str, int] = {}
+    suspects: set[str] = set()
+    for entry_id, count in zip(counts[::2], counts[1::2], strict=True):
+        assert isinstance(entry_id, bytes)
+        assert isinstance(count, int)
+        charged, handed_out = divmod(count, ATTEMPT)
+        if charged:
+            attempts[entry_id.decode()] = charged
+        if handed_out > MOST_HANDED_OUT:
+            suspects.add(entry_id.decode())
+    return History(attempts, suspects)
