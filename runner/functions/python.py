@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from runner.functions import responses
+from runner.functions import responses, tasks
 from runner.functions.context import LambdaContext
 from runner.functions.errors import error_of, timed_out, too_large
 from runner.functions.loading import IMPORT_SECONDS, Handler, is_async, load_handler
@@ -30,8 +30,6 @@ from runner.model import (
 from runner.ports import FunctionNotValid, Observer
 
 _NO_RETURN: Final = "the handler did not return"
-# A cancelled coroutine needs a moment to unwind; only what takes longer resists.
-_UNWIND_SECONDS: Final = 0.1
 
 
 class PythonFunction:
@@ -126,7 +124,7 @@ class PythonFunction:
         return handler
 
     async def close(self) -> None:
-        """A ``def`` handler that still runs is left behind: see ``runner.functions.threads.left_behind``."""
+        """A handler that still runs is left behind: see ``runner.functions.left_behind``."""
         self._threads.close()
         if self._processes is not None:
             await self._processes.close()
@@ -154,26 +152,21 @@ class PythonFunction:
         raise RuntimeError(f"function {self._name} is not open")
 
     async def _on_loop(self, invocation: Invocation) -> Outcome:
+        outcome = await tasks.run(
+            self._awaited(invocation), timeout=self._timeout, overdue=lambda: self._report_overdue(invocation)
+        )
+        return Failed(timed_out(_NO_RETURN, self._timeout)) if outcome is None else outcome
+
+    async def _awaited(self, invocation: Invocation) -> Outcome:
         assert self._handler is not None
-        loop = asyncio.get_running_loop()
-        limit = asyncio.timeout(self._timeout)
-        overdue = loop.call_later(self._timeout + _UNWIND_SECONDS, self._report_overdue, invocation)
+        context = LambdaContext(invocation, self._timeout)
         try:
-            async with limit:
-                context = LambdaContext(invocation, self._timeout)
-                result = await watched(self._handler(self._event(invocation), context), self._blocking)
-            if not limit.expired():
-                return self._outcome(result, invocation)
+            result = await watched(self._handler(self._event(invocation), context), self._blocking)
+            return self._outcome(result, invocation)
         except KeyboardInterrupt:
             raise
         except BaseException as error:
-            if isinstance(error, asyncio.CancelledError) and _cancelled():
-                raise
-            if not limit.expired():
-                return Failed(error_of(error))
-        finally:
-            overdue.cancel()
-        return Failed(timed_out(_NO_RETURN, self._timeout))
+            return Failed(error_of(error))
 
     async def _in_thread(self, invocation: Invocation) -> Outcome:
         try:
@@ -236,9 +229,3 @@ def _not_reached(error: Exception) -> Throttled:
 
 def _ignored() -> None:
     """An import that takes long has no invocation to report."""
-
-
-def _cancelled() -> bool:
-    """Whether this task is cancelled from outside, rather than the handler having met a cancelled task of its own."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
