@@ -27,7 +27,7 @@ from runner.engine.policy import MappingPolicy
 from runner.engine.supervisor import Desired
 from runner.functions.http import HttpFunction
 from runner.functions.python import PythonFunction
-from runner.ports import Clock, Destination, Function, Observer, Source
+from runner.ports import Clock, Destination, Function, Observer
 from runner.sources.file import FileSource
 from runner.sources.kafka import KafkaSource, KafkaSourceSettings
 from runner.sources.starting import StartingPosition
@@ -81,7 +81,8 @@ class Assembly:
 
     def _mapping(self, name: str, config: MappingConfig, function: FunctionConfig, concurrency: int) -> Mapping:
         observer = self._telemetry.observer(name, config.function)
-        source = self._source(name, config)
+        kafka = None if config.source.kafka is None else self._kafka(config.source.kafka, config)
+        source = self._file(name, config) if kafka is None else KafkaSource(kafka, now=self._clock.now)
         most = min(
             limit
             for limit in (concurrency, config.maximum_concurrency, function.reserved_concurrency)
@@ -100,42 +101,38 @@ class Assembly:
                 None if function.reserved_concurrency is None else self.function_permits[config.function]
             ),
             budget=self.budget,
-            lease=None if config.source.kafka is None else config.source.kafka.session_timeout,
+            lease=None if kafka is None else kafka.lease,
             until_caught_up=self._until_caught_up,
             jitter=random.random,
         )
 
-    def _source(self, name: str, config: MappingConfig) -> Source:
-        starting = StartingPosition(config.starting_position.value)
-        continue_after_loss = config.on_data_loss is OnDataLoss.CONTINUE
-        kafka, file = config.source.kafka, config.source.file
-        if kafka is not None:
-            return KafkaSource(
-                KafkaSourceSettings(
-                    connection=_source_connection(kafka),
-                    topics=kafka.topics,
-                    group=kafka.consumer_group_id,
-                    drain_timeout=config.drain_timeout,
-                    commit_timeout=config.commit_timeout,
-                    starting=starting,
-                    starting_timestamp=config.starting_position_timestamp,
-                    continue_after_loss=continue_after_loss,
-                    group_instance_id=kafka.group_instance_id,
-                    session_timeout=kafka.session_timeout,
-                    maximum_partition_fetch=kafka.maximum_partition_fetch,
-                    stop_at_end=self._until_caught_up,
-                ),
-                now=self._clock.now,
-            )
+    def _kafka(self, kafka: KafkaSourceConfig, config: MappingConfig) -> KafkaSourceSettings:
+        return KafkaSourceSettings(
+            connection=_source_connection(kafka),
+            topics=kafka.topics,
+            group=kafka.consumer_group_id,
+            drain_timeout=config.drain_timeout,
+            commit_timeout=config.commit_timeout,
+            starting=StartingPosition(config.starting_position.value),
+            starting_timestamp=config.starting_position_timestamp,
+            continue_after_loss=config.on_data_loss is OnDataLoss.CONTINUE,
+            group_instance_id=kafka.group_instance_id,
+            session_timeout=kafka.session_timeout,
+            maximum_partition_fetch=kafka.maximum_partition_fetch,
+            stop_at_end=self._until_caught_up,
+        )
+
+    def _file(self, name: str, config: MappingConfig) -> FileSource:
+        file = config.source.file
         assert file is not None
         return FileSource(
             name=name,
             directory=file.path,
             checkpoint_file=file.checkpoint_file,
             poll_interval=file.poll_interval,
-            starting_position=starting,
+            starting_position=StartingPosition(config.starting_position.value),
             starting_timestamp=config.starting_position_timestamp,
-            on_data_loss="continue" if continue_after_loss else "fail",
+            on_data_loss=config.on_data_loss.value,
             now=self._clock.now,
             stop_at_end=self._until_caught_up,
         )
