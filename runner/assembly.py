@@ -71,24 +71,20 @@ class Assembly:
                     name=name,
                     function=mapping.function,
                     fingerprint=(mapping, function),
+                    # The process's limits are not in it: mappings that go on meet them where they are shared.
                     build=lambda name=name, mapping=mapping, function=function: self._mapping(  # type: ignore[misc]
-                        name, mapping, function, config.limits.concurrency
+                        name, mapping, function
                     ),
                     observer=self._telemetry.observer(name, mapping.function),
                     enabled=mapping.enabled,
                 ),
             )
 
-    def _mapping(self, name: str, config: MappingConfig, function: FunctionConfig, concurrency: int) -> Mapping:
+    def _mapping(self, name: str, config: MappingConfig, function: FunctionConfig) -> Mapping:
         observer = self._telemetry.observer(name, config.function)
         kafka = None if config.source.kafka is None else self._kafka(config.source.kafka, config)
         source = self._file(name, config) if kafka is None else KafkaSource(kafka, now=self._clock.now)
-        most = min(
-            limit
-            for limit in (concurrency, config.maximum_concurrency, function.reserved_concurrency)
-            if limit is not None
-        )
-        invoked = self._function(config, function, source.description, most, observer)
+        invoked = self._function(config, function, source.description, observer)
         return Mapping(
             policy=_policy(name, config, invoked),
             source=source,
@@ -137,9 +133,7 @@ class Assembly:
             stop_at_end=self._until_caught_up,
         )
 
-    def _function(
-        self, config: MappingConfig, function: FunctionConfig, source: str, concurrency: int, observer: Observer
-    ) -> Function:
+    def _function(self, config: MappingConfig, function: FunctionConfig, source: str, observer: Observer) -> Function:
         event_source = "SelfManagedKafka" if config.source.kafka is not None else "File"
         http, python = function.http, function.python
         if http is not None:
@@ -156,7 +150,6 @@ class Assembly:
                 maximum_payload=config.maximum_payload,
                 report_batch_item_failures=config.reports_batch_item_failures,
                 event_source=event_source,
-                connection_limit=concurrency,
                 source_description=source,
             )
         assert python is not None
@@ -170,7 +163,6 @@ class Assembly:
             event_source=event_source,
             maximum_payload=config.maximum_payload,
             app_dir=self._app_dir,
-            concurrency=concurrency,
             observer=observer,
             source_description=source,
         )

@@ -37,7 +37,7 @@ class PythonFunction:
 
     ``payload``: ``lambda`` hands over AWS's event as a dict, ``records`` a list of Record. ``executor``: ``auto`` runs
     an ``async def`` on the loop and a ``def`` in a thread, ``process`` both in worker processes: as many as
-    invocations run at once, up to ``concurrency`` and the processors that this process may use; an invocation beyond
+    invocations run at once, up to the processors that this process may use; an invocation beyond
     them waits, and its timeout begins when a worker takes it. ``timeout`` is in seconds, ``maximum_payload`` in bytes:
     of the encoded event, or of keys, values and headers with ``records``.
     """
@@ -54,7 +54,6 @@ class PythonFunction:
         event_source: str,
         maximum_payload: int,
         app_dir: Path,
-        concurrency: int,
         observer: Observer,
         source_description: str | None = None,
     ) -> None:
@@ -79,7 +78,7 @@ class PythonFunction:
                 timeout=timeout,
                 report_batch_item_failures=report_batch_item_failures,
             )
-            self._processes = HandlerProcesses(spec, max(1, min(concurrency, processors())))
+            self._processes = HandlerProcesses(spec, processors())
         self._run: Callable[[Invocation], Awaitable[Outcome]] = self._not_open
 
     @property
