@@ -1,4 +1,4 @@
-"""Runs the contenders in interleaved pairs and prints the ratios."""
+"""Runs the contenders in interleaved pairs, prints the ratios, and fails when a bound is broken."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import click
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from benchmarks import contenders  # noqa: E402
+from benchmarks import bounds, contenders  # noqa: E402
 from benchmarks.contenders import Measured, Task  # noqa: E402
 from kafka_harness import placement, producing, topics  # noqa: E402
 from kafka_harness.behaviour import Behaviour  # noqa: E402
@@ -28,16 +28,24 @@ from kafka_harness.function_process import FunctionProcess  # noqa: E402
 @click.option("--pairs", default=5, show_default=True)
 @click.option("--idle-seconds", default=30.0, show_default=True)
 def main(records: int, pairs: int, idle_seconds: float) -> None:
-    """CPU a record against the bare client, at 8 partitions and at 1; further figures beside it."""
+    """CPU a record against the bare client, at 8 partitions and at 1; further figures beside it.
+
+    Exits with 1, and says why, when a bound is broken: the ratios' medians, and what idling takes.
+    """
+    ratios: dict[int, list[float]] = {}
     with tempfile.TemporaryDirectory() as directory, Broker() as broker:
         for partitions in (8, 1):
             task = _fill(broker.bootstrap, partitions, records, Path(directory))
-            _compare(task, pairs)
+            ratios[partitions] = _compare(task, pairs)
         _post(_fill(broker.bootstrap, 8, 20_000, Path(directory)), Path(directory))
         idle = Task(broker.bootstrap, "idle", 200, 0, Path(directory))
         asyncio.run(topics.create_topic(broker.bootstrap, "idle", partitions=200))
         share = contenders.idle(idle, "idle", idle_seconds)
         click.echo(f"idle with 200 partitions: {share:.2%} of a core")
+    broken = bounds.broken(ratios, share)
+    for line in broken:
+        click.echo(f"bound broken: {line}", err=True)
+    sys.exit(1 if broken else 0)
 
 
 def _fill(bootstrap: str, partitions: int, records: int, directory: Path) -> Task:
@@ -53,8 +61,9 @@ def _fill(bootstrap: str, partitions: int, records: int, directory: Path) -> Tas
     return Task(bootstrap, topic, partitions, records, directory)
 
 
-def _compare(task: Task, pairs: int) -> None:
-    name = f"{task.partitions} partition{'s' if task.partitions > 1 else ''}"
+def _compare(task: Task, pairs: int) -> list[float]:
+    """The ratios of the pairs."""
+    name = bounds.partitions_of(task.partitions)
     bare: list[Measured] = []
     ours: list[Measured] = []
     for number in range(pairs):
@@ -71,6 +80,7 @@ def _compare(task: Task, pairs: int) -> None:
     event = _ours(task, "lambda", 0)
     click.echo(f"{name}, in-process no-op, payload lambda: {event.cpu_us:.2f} us a record, {event.rate:,.0f} records/s")
     _profile(task)
+    return ratios
 
 
 def _ours(task: Task, payload: str, number: int, profile: Path | None = None) -> Measured:

@@ -8,15 +8,21 @@ import resource
 import subprocess
 import sys
 import time
+import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import yaml
 
+from kafka_harness.ports import free_port
+
 ROOT = Path(__file__).parents[1]
 BATCH = 500
 FACTOR = 8
+_SCRAPE_INTERVAL = 1.0
+_SCRAPE_TIMEOUT = 10.0
+_RUN_TIMEOUT = 900.0
 
 
 @dataclass(frozen=True)
@@ -56,7 +62,7 @@ def bare(task: Task, group: str) -> Measured:
 
 
 def in_process(task: Task, group: str, payload: str, *, profile: Path | None = None) -> Measured:
-    """Ours, with an in-process no-op, lanes by key, lag, metrics and commits on."""
+    """Ours, with an in-process no-op, lanes by key, lag, commits, and metrics that are scraped once a second."""
     handler = "records" if payload == "records" else "event"
     config = _config(
         task,
@@ -100,7 +106,7 @@ def idle(task: Task, group: str, seconds: float) -> float:
             watched = psutil.Process(process.pid)
             time.sleep(15)  # it starts, joins and looks its partitions up
             before = watched.cpu_times()
-            time.sleep(seconds)
+            _scraped_while(process, config, seconds)
             after = watched.cpu_times()
             assert process.poll() is None, "it ended by itself"
         finally:
@@ -112,7 +118,7 @@ def idle(task: Task, group: str, seconds: float) -> float:
 def _config(task: Task, group: str, function: dict[str, object], mapping: dict[str, object]) -> Path:
     source = {"kafka": {"bootstrap_servers": task.bootstrap, "topics": [task.topic], "consumer_group_id": group}}
     config = {
-        "admin": {"listen": "off"},
+        "admin": {"listen": f"127.0.0.1:{free_port()}"},
         "functions": {"measured": function},
         "mappings": {"benchmark": {"function": "measured", "source": source, **mapping}},
     }
@@ -126,4 +132,34 @@ def _run(config: Path, environment: dict[str, str], profile: Path | None) -> Non
     if profile is not None:
         command += ["-m", "cProfile", "-o", str(profile)]
     command += ["-m", "runner", "run", "--until-caught-up", "--deadline", "10m", "--log-level", "error", str(config)]
-    subprocess.run(command, cwd=ROOT, env=environment, check=True, stdout=subprocess.DEVNULL, timeout=900)
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL) as process:
+        try:
+            _scraped_while(process, config, _RUN_TIMEOUT)
+            code = process.wait(0)
+        finally:
+            process.kill()
+    if code != 0:
+        raise subprocess.CalledProcessError(code, command)
+
+
+def _scraped_while(process: subprocess.Popen[bytes], config: Path, seconds: float) -> None:
+    """Scrape ``process`` about once a second until it ends, for ``seconds`` at most; it must have answered."""
+    listen = yaml.safe_load(config.read_text(encoding="utf-8"))["admin"]["listen"]
+    answered = 0
+    until = time.monotonic() + seconds
+    while (left := until - time.monotonic()) > 0:
+        try:
+            process.wait(min(_SCRAPE_INTERVAL, left))
+            break
+        except subprocess.TimeoutExpired:  # it runs, which is what is wanted
+            answered += _scrape(f"http://{listen}/metrics")
+    assert answered, "its metrics were never scraped: too few records, or too short"
+
+
+def _scrape(url: str) -> bool:
+    """False: nobody listens yet, or any more."""
+    try:
+        with urllib.request.urlopen(url, timeout=_SCRAPE_TIMEOUT) as response:
+            return b"stream_runner_lag_seconds" in response.read()
+    except OSError:
+        return False

@@ -76,23 +76,19 @@ class Assembly:
                     name=name,
                     function=mapping.function,
                     fingerprint=(mapping, function),
+                    # The process's limits are not in it: mappings that go on meet them where they are shared.
                     build=lambda name=name, mapping=mapping, function=function: self._mapping(  # type: ignore[misc]
-                        name, mapping, function, config.limits.concurrency
+                        name, mapping, function
                     ),
                     observer=self._telemetry.observer(name, mapping.function),
                     enabled=mapping.enabled,
                 ),
             )
 
-    def _mapping(self, name: str, config: MappingConfig, function: FunctionConfig, concurrency: int) -> Mapping:
+    def _mapping(self, name: str, config: MappingConfig, function: FunctionConfig) -> Mapping:
         observer = self._telemetry.observer(name, config.function)
-        source = self._source(name, config)
-        most = min(
-            limit
-            for limit in (concurrency, config.maximum_concurrency, function.reserved_concurrency)
-            if limit is not None
-        )
-        invoked = self._function(config, function, source.description, most, observer)
+        source, lease = self._source(name, config)
+        invoked = self._function(config, function, source.description, observer)
         return Mapping(
             policy=_policy(name, config, invoked),
             source=source,
@@ -105,64 +101,66 @@ class Assembly:
                 None if function.reserved_concurrency is None else self.function_permits[config.function]
             ),
             budget=self.budget,
-            lease=None if config.source.kafka is None else config.source.kafka.session_timeout,
+            lease=lease,
             until_caught_up=self._until_caught_up,
             jitter=random.random,
         )
 
-    def _source(self, name: str, config: MappingConfig) -> Source:
-        starting = StartingPosition(config.starting_position.value)
-        continue_after_loss = config.on_data_loss is OnDataLoss.CONTINUE
-        kafka, redis, file = config.source.kafka, config.source.redis_streams, config.source.file
-        if redis is not None:
-            return RedisStreamsSource(
-                RedisStreamsSettings(
-                    connection=_redis_connection(redis),
-                    streams=redis.streams,
-                    group=redis.group,
-                    lease=LeaseTimes(redis.lease, redis.heartbeat),
-                    names=_field_names(redis),
-                    starting=starting,
-                    starting_timestamp=config.starting_position_timestamp,
-                    continue_after_loss=continue_after_loss,
-                    stop_at_end=self._until_caught_up,
-                ),
-                now=self._clock.now,
-            )
-        if kafka is not None:
-            return KafkaSource(
-                KafkaSourceSettings(
-                    connection=_source_connection(kafka),
-                    topics=kafka.topics,
-                    group=kafka.consumer_group_id,
-                    drain_timeout=config.drain_timeout,
-                    commit_timeout=config.commit_timeout,
-                    starting=starting,
-                    starting_timestamp=config.starting_position_timestamp,
-                    continue_after_loss=continue_after_loss,
-                    group_instance_id=kafka.group_instance_id,
-                    session_timeout=kafka.session_timeout,
-                    maximum_partition_fetch=kafka.maximum_partition_fetch,
-                    stop_at_end=self._until_caught_up,
-                ),
-                now=self._clock.now,
-            )
+    def _source(self, name: str, config: MappingConfig) -> tuple[Source, float | None]:
+        """With it, for how long the process may stand still before all its partitions may be another's."""
+        if config.source.kafka is not None:
+            settings = self._kafka(config.source.kafka, config)
+            return KafkaSource(settings, now=self._clock.now), settings.lease
+        if config.source.redis_streams is not None:
+            redis = self._redis(config.source.redis_streams, config)
+            return RedisStreamsSource(redis, now=self._clock.now), None
+        return self._file(name, config), None
+
+    def _kafka(self, kafka: KafkaSourceConfig, config: MappingConfig) -> KafkaSourceSettings:
+        return KafkaSourceSettings(
+            connection=_source_connection(kafka),
+            topics=kafka.topics,
+            group=kafka.consumer_group_id,
+            drain_timeout=config.drain_timeout,
+            commit_timeout=config.commit_timeout,
+            starting=StartingPosition(config.starting_position.value),
+            starting_timestamp=config.starting_position_timestamp,
+            continue_after_loss=config.on_data_loss is OnDataLoss.CONTINUE,
+            group_instance_id=kafka.group_instance_id,
+            session_timeout=kafka.session_timeout,
+            maximum_partition_fetch=kafka.maximum_partition_fetch,
+            stop_at_end=self._until_caught_up,
+        )
+
+    def _redis(self, redis: RedisStreamsSourceConfig, config: MappingConfig) -> RedisStreamsSettings:
+        return RedisStreamsSettings(
+            connection=_redis_connection(redis),
+            streams=redis.streams,
+            group=redis.group,
+            lease=LeaseTimes(redis.lease, redis.heartbeat),
+            names=_field_names(redis),
+            starting=StartingPosition(config.starting_position.value),
+            starting_timestamp=config.starting_position_timestamp,
+            continue_after_loss=config.on_data_loss is OnDataLoss.CONTINUE,
+            stop_at_end=self._until_caught_up,
+        )
+
+    def _file(self, name: str, config: MappingConfig) -> FileSource:
+        file = config.source.file
         assert file is not None
         return FileSource(
             name=name,
             directory=file.path,
             checkpoint_file=file.checkpoint_file,
             poll_interval=file.poll_interval,
-            starting_position=starting,
+            starting_position=StartingPosition(config.starting_position.value),
             starting_timestamp=config.starting_position_timestamp,
-            on_data_loss="continue" if continue_after_loss else "fail",
+            on_data_loss=config.on_data_loss.value,
             now=self._clock.now,
             stop_at_end=self._until_caught_up,
         )
 
-    def _function(
-        self, config: MappingConfig, function: FunctionConfig, source: str, concurrency: int, observer: Observer
-    ) -> Function:
+    def _function(self, config: MappingConfig, function: FunctionConfig, source: str, observer: Observer) -> Function:
         event_source = _event_source(config.source)
         http, python = function.http, function.python
         if http is not None:
@@ -179,7 +177,6 @@ class Assembly:
                 maximum_payload=config.maximum_payload,
                 report_batch_item_failures=config.reports_batch_item_failures,
                 event_source=event_source,
-                connection_limit=concurrency,
                 source_description=source,
                 now=self._clock.now,
             )
@@ -194,7 +191,6 @@ class Assembly:
             event_source=event_source,
             maximum_payload=config.maximum_payload,
             app_dir=self._app_dir,
-            concurrency=concurrency,
             observer=observer,
             source_description=source,
             now=self._clock.now,

@@ -6,6 +6,7 @@ import gc
 import json
 import os
 import sys
+import threading
 from pathlib import Path
 
 import anyio
@@ -15,16 +16,19 @@ from runner import config as configuration
 from runner.admin.server import AdminUnavailable
 from runner.config import Config, ConfigInvalid
 from runner.config.units import parse_duration
-from runner.functions.threads import left_behind
+from runner.functions import left_behind
 from runner.model import Settlement
 from runner.progress import Progress
 from runner.service import Service, Summary, installed_version
 from runner.telemetry import logs
+from runner.telemetry.logs import Logs
 
 EXIT_INVALID = 1
 EXIT_USAGE = 2
 EXIT_CANNOT_START = 3
 EXIT_NOT_DONE = 4
+
+_LEAVE_SECONDS = 2.0
 
 _EPILOG = """\b
 Exit codes:
@@ -93,7 +97,7 @@ def run(
     progress = Progress(sys.stderr) if until_caught_up and on_terminal else None
     app_dir = app_dir.resolve()
 
-    async def serve() -> Summary:
+    async def serve() -> int:
         service = Service(
             config,
             path=file,
@@ -104,20 +108,23 @@ def run(
             deadline=deadline,
             progress=progress,
         )
-        return await service.run()
+        summary = await service.run()
+        code = 0
+        if until_caught_up:
+            _print_summary(summary)
+            code = 0 if summary.is_complete else EXIT_NOT_DONE
+        _leave_in_time(code, configured)
+        return code
 
     _tune_garbage_collection()
     try:
-        summary = anyio.run(serve, backend_options={"use_uvloop": True})
+        code = anyio.run(serve, backend_options={"use_uvloop": True})
     except AdminUnavailable as error:
         click.echo(f"error: {error}", err=True)
-        _exit(EXIT_CANNOT_START)
+        sys.exit(EXIT_CANNOT_START)
     finally:
         configured.close()
-    if until_caught_up:
-        _print_summary(summary)
-        _exit(0 if summary.is_complete else EXIT_NOT_DONE)
-    _exit(0)
+    sys.exit(code)
 
 
 @main.command(epilog=_EPILOG)
@@ -175,10 +182,20 @@ def _print_summary(summary: Summary) -> None:
         click.echo(f"  {line}")
 
 
-def _exit(code: int) -> None:
-    """A handler that never returned must not keep the process."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    if left_behind():
-        os._exit(code)
-    sys.exit(code)
+def _leave_in_time(code: int, configured: Logs) -> None:
+    """All is drained and told: what handlers left running must not keep the process, neither the loop nor the
+    interpreter, which both wait for threads and tasks as they close. Returns when nothing of it is known."""
+
+    def leave() -> None:
+        try:
+            configured.close()
+            sys.stdout.flush()
+            sys.stderr.flush()
+        finally:
+            os._exit(code)
+
+    if left_behind.count():
+        leave()
+    timer = threading.Timer(_LEAVE_SECONDS, leave)
+    timer.daemon = True
+    timer.start()

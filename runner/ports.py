@@ -203,6 +203,9 @@ class Destination(Protocol):
     async def store(self, letters: Sequence[DeadLetter]) -> Sequence[DestinationError | None]:
         """Store each letter durably; one result a letter, in order; None: stored.
 
+        Called for letters of one source partition at a time, and for several partitions at once: one that hangs must
+        not keep the others waiting where it can be helped.
+
         Returns only when the fate of every letter is known: a write that outlives its deadline is reported through
         the observer and awaited on, since sending it again could store it twice. May be cancelled at stop."""
         ...

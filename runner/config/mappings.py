@@ -123,7 +123,9 @@ class MappingConfig:
     )
     retry_backoff: RetryBackoff = key(Section(RetryBackoff), "How long to wait before a retry.", default=RetryBackoff())
     maximum_retry_after: float = key(
-        Duration(0, _DAY), "The longest wait that a function's Retry-After may ask for.", default=300.0
+        Duration(0, _DAY),
+        "The longest wait that a function's Retry-After may ask for; 0s: retry_backoff alone says how long.",
+        default=300.0,
     )
     maximum_record_age: float | None = key(
         DurationOrNever(60, 7 * _DAY), "Older records are given up; -1 for never.", default=None
@@ -147,7 +149,8 @@ class MappingConfig:
     buffer: BufferConfig = key(Section(BufferConfig), "What is held of one partition.", default=BufferConfig())
     maximum_ahead: int = key(
         WholeNumber(1, _MOST_RECORDS),
-        "Records settled beyond a partition's checkpoint, at most: what a crash repeats.",
+        "How far beyond a partition's lowest unsettled record another may be started, in records. A crash repeats as "
+        "many at most, and what was settled since the last commit.",
         default=10_000,
     )
     drain_timeout: float = derived_key(

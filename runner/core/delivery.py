@@ -120,11 +120,10 @@ class Delivery:
                 # Age and order say what happens next, attempts do not: nothing was tried.
                 self._waits = waits + 1
                 self._segments.append(segment)
-                if not retry_after:  # a function that says "at once" is not hammered
-                    delay = self._policy.retry.backoff(self._waits, jitter)
-                else:
-                    delay = min(retry_after, self._policy.retry.maximum_retry_after)
-                self._not_before = now + delay
+                retry = self._policy.retry
+                delay = min(retry_after or 0.0, retry.maximum_retry_after)
+                # A function that says "at once", or that may not say when, is not hammered.
+                self._not_before = now + (delay or retry.backoff(self._waits, jitter))
             case TooLarge():
                 if len(segment) > 1:
                     self._split(segment)

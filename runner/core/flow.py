@@ -21,7 +21,8 @@ RECORD_OVERHEAD = 256
 
 @dataclass(frozen=True, slots=True)
 class FlowLimits:
-    """The high marks of one partition: unsettled records and bytes, and how far beyond the checkpoint it may be."""
+    """The high marks of one partition: unsettled records, their bytes, and the records from the lowest unsettled one to
+    the highest that was started."""
 
     records: int
     bytes: int
@@ -62,7 +63,7 @@ class Flow:
         self.reason: PauseReason | None = None  # why it is paused; None: it is not
 
     def update(self, *, records: int, size: int, ahead: int) -> bool:
-        """Unsettled ``records`` of ``size`` bytes; something ``ahead`` records beyond the checkpoint was started.
+        """Unsettled ``records`` of ``size`` bytes; one that is ``ahead`` records beyond the lowest of them was started.
 
         True: paused, paused for another reason, or resumed.
         """

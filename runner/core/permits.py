@@ -8,9 +8,10 @@ from collections.abc import Callable, Hashable
 class Permits:
     """A counted limit shared by members (the mappings of a process, or of a function).
 
-    A member that holds none may take the last free permit; a member that holds some must leave one free for each
-    member that holds none, though no more than a quarter of the limit, and at least one. So a mapping whose function
-    hangs never keeps the others from going on, and a small limit is not kept idle for members that want nothing.
+    A member that holds none may take any free permit; a member that holds some must leave one free for each member
+    that holds none. So no mapping takes the last one while another has none, however many there are and however many
+    of their functions hang. With more members than permits not everybody can have one: then what is left free is no
+    more than a quarter of the limit, and at least one, so that the permits are not idle for members that want nothing.
     """
 
     __slots__ = ("_asked", "_blocked", "_free", "_held", "_without", "limit")
@@ -31,6 +32,7 @@ class Permits:
         assert member not in self._held
         self._held[member] = 0
         self._without += 1
+        self.wake()  # one more than there are permits for lowers what the others leave free
 
     def leave(self, member: Hashable) -> None:
         """What it still holds is free again."""
@@ -63,6 +65,8 @@ class Permits:
 
     @property
     def _kept_free(self) -> int:
+        if len(self._held) <= self.limit:
+            return self._without
         return min(self._without, max(1, self.limit // 4))
 
     def _empty_handed_before(self, member: Hashable) -> int:

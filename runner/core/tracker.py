@@ -86,5 +86,5 @@ class Tracker:
 
     @property
     def ahead_records(self) -> int:
-        """Settled beyond the checkpoint: what a crash now would repeat."""
+        """Settled beyond the lowest unsettled record. A crash repeats them, and those settled since the last commit."""
         return self._settled - self._base - self._head

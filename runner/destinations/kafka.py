@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Final, TypeAlias
 
+import anyio
 from aiokafka import errors
 from aiokafka.errors import KafkaError
 from aiokafka.partitioner import DefaultPartitioner
@@ -80,12 +81,18 @@ class KafkaDestination:
         except DestinationError as error:
             return [DestinationError(str(error)) for _ in letters]
         results: list[Result] = [None] * len(letters)
-        for partition, indices in self._by_partition(topic, letters).items():
+
+        async def store_into(partition: int, indices: Sequence[int]) -> None:
             with ReportedWhenOverdue(self._observer, self.description, len(indices), self._timeout):
                 async with self._partition_locks[partition]:
                     stored = await self._store_in_order(partition, [letters[index] for index in indices])
             for index, result in zip(indices, stored, strict=True):
                 results[index] = result
+
+        # At once: a partition without a leader is awaited for as long as it has none.
+        async with anyio.create_task_group() as group:
+            for partition, indices in self._by_partition(topic, letters).items():
+                group.start_soon(store_into, partition, indices)
         return results
 
     async def close(self) -> None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import anyio
+import anyio.abc
 
 from runner.core.retry import RetryPolicy
 from runner.engine.lane import Lane
 from runner.engine.policy import MappingPolicy
 from runner.engine.stored import StoredLetters
-from runner.model import DeadLetter, GiveUp, Problem, Reason, Record
+from runner.model import DeadLetter, GiveUp, Partition, Problem, Reason, Record
 from runner.ports import Clock, Destination, DestinationError, Observer, Source
 
 _RETRY = RetryPolicy(initial_backoff=0.5, maximum_backoff=10.0)
@@ -27,11 +28,21 @@ class _Pending:
     not_before: float = 0.0
 
 
-class Letters:
-    """Stores what lanes give up, all that is due in one call; a letter that is stored is settled at once, and its lane
-    goes on when all its letters are.
+@dataclass(slots=True, eq=False)
+class _Queue:
+    """What one partition has on its way, in the order in which it was given up; there as long as there is any."""
 
-    What could not be stored is tried again with backoff, for ever: a checkpoint never passes it. Holds no permit.
+    items: list[_Pending] = field(default_factory=list)
+    arrived: anyio.Event = field(default_factory=anyio.Event)
+
+
+class Letters:
+    """Stores what lanes give up, all of a partition that is due in one call; a letter that is stored is settled at
+    once, and its lane goes on when all its letters are.
+
+    Partitions do not wait for each other, since the destination may hang for one of them; of one partition, whatever
+    its assignment, one call follows another, so that its letters keep their order. What could not be stored is tried
+    again with backoff, for ever: a checkpoint never passes it. Holds no permit.
     """
 
     def __init__(
@@ -49,9 +60,10 @@ class Letters:
         self._clock = clock
         self._observer = observer
         self._jitter = jitter
-        self._pending: list[_Pending] = []
+        self._queues: dict[Partition, _Queue] = {}
         self._stored = StoredLetters()
-        self._arrived = anyio.Event()
+        self._group: anyio.abc.TaskGroup | None = None
+        self._on_stored: Callable[[], None] = lambda: None
         self.problem: Problem | None = None
 
     def give_up(self, lane: Lane, step: GiveUp) -> bool:
@@ -61,32 +73,51 @@ class Letters:
             for letter in letters:
                 self._observer.given_up(letter, stored=False)
             return True
-        self._pending.append(_Pending(lane, letters))
-        self._arrived.set()
+        partition = lane.worker.partition
+        queue = self._queues.get(partition)
+        if queue is None:
+            queue = self._queues[partition] = _Queue()
+            if self._group is not None:
+                self._group.start_soon(self._empty, partition, queue)
+        queue.items.append(_Pending(lane, letters))
+        queue.arrived.set()
         return False
 
     async def run(self, on_stored: Callable[[], None]) -> None:
         """``on_stored`` is called when lanes may have become ready."""
+        self._on_stored = on_stored
+        try:
+            async with anyio.create_task_group() as group:
+                self._group = group
+                for partition, queue in self._queues.items():
+                    group.start_soon(self._empty, partition, queue)
+                while True:
+                    await anyio.sleep(self._policy.commit_interval)
+                    self._stored.forget_checkpointed()
+        finally:
+            self._group = None
+
+    async def _empty(self, partition: Partition, queue: _Queue) -> None:
         while True:
-            self._arrived = anyio.Event()
+            queue.arrived = anyio.Event()
             # The lanes of a discarded assignment do not wait any more: its records come again.
-            self._pending = [item for item in self._pending if not item.lane.worker.is_discarded]
+            queue.items = [item for item in queue.items if not item.lane.worker.is_discarded]
+            if not queue.items:
+                del self._queues[partition]
+                self._report(None)
+                return
             now = self._clock.now()
-            due = [item for item in self._pending if item.not_before <= now]
+            due = [item for item in queue.items if item.not_before <= now]
             if due:
                 # Asked only now: a letter of an earlier assignment may have been under way until a moment ago.
-                if not self._settle_stored(due, now):
-                    await self._store(due)
-                on_stored()
+                if not self._settle_stored(queue, due, now):
+                    await self._store(queue, due)
+                self._on_stored()
                 continue
-            if not self._pending:
-                self.problem = None
-                await self._arrived.wait()
-                continue
-            with anyio.move_on_after(min(item.not_before for item in self._pending) - now):
-                await self._arrived.wait()
+            with anyio.move_on_after(min(item.not_before for item in queue.items) - now):
+                await queue.arrived.wait()
 
-    async def _store(self, due: Sequence[_Pending]) -> None:
+    async def _store(self, queue: _Queue, due: Sequence[_Pending]) -> None:
         assert self._destination is not None
         results = iter(await self._destination.store([letter for item in due for letter in item.letters]))
         now = self._clock.now()
@@ -108,13 +139,15 @@ class Letters:
                 item.tries += 1
                 item.not_before = now + _RETRY.backoff(item.tries, self._jitter())
             else:
-                self._pending.remove(item)
+                queue.items.remove(item)
             if stored:
                 item.lane.worker.on_stored(item.lane, stored, now)
         self._report(failure)
 
-    def _settle_stored(self, due: Sequence[_Pending], now: float) -> bool:
+    def _settle_stored(self, queue: _Queue, due: Sequence[_Pending], now: float) -> bool:
         """Whether an earlier assignment had stored some of ``due``: these are settled, and are not pending any more."""
+        if not any(letter.record in self._stored for item in due for letter in item.letters):
+            return False
         self._stored.forget_checkpointed()
         found = False
         for item in due:
@@ -124,18 +157,21 @@ class Letters:
             found = True
             item.letters = [letter for letter in item.letters if letter.record not in self._stored]
             if not item.letters:
-                self._pending.remove(item)
+                queue.items.remove(item)
             for record in stored:
                 self._stored.add(record, item.lane.worker)
             item.lane.worker.on_stored(item.lane, stored, now)
         return found
 
     def _report(self, failure: DestinationError | None) -> None:
+        if failure is None and self.problem is None:
+            return
+        pending = [item for queue in self._queues.values() for item in queue.items if not item.lane.worker.is_discarded]
         if failure is None:
-            if not any(item.tries for item in self._pending):
+            if not any(item.tries for item in pending):
                 self.problem = None
             return
-        waiting = sum(len(item.letters) for item in self._pending)
+        waiting = sum(len(item.letters) for item in pending)
         self.problem = Problem(
             Reason.DESTINATION_UNAVAILABLE,
             f"{waiting} dead letters cannot be stored: {failure}",

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection
 import anyio
 import anyio.abc
 
-from runner.core.flow import ByteBudget
+from runner.core.flow import ByteBudget, PauseReason
 from runner.core.permits import Permits
 from runner.engine.committer import Committer
 from runner.engine.dispatcher import Dispatcher
@@ -29,7 +29,7 @@ from runner.ports import (
     SourceError,
 )
 
-_HEARTBEAT = 0.5  # seconds between two looks at whether the process was suspended
+_HEARTBEAT = 0.5  # seconds between two looks at what no event of this mapping tells
 
 
 class Mapping:
@@ -213,7 +213,15 @@ class Mapping:
                 self._turned_at = self._clock.now()
             if self._draining and self.polled_at is not None:
                 self.polled_at = self._clock.now()  # a fetch that lets partitions go takes its time, and is bounded
+            self._look_at_the_budget()
             self._tell_state()
+
+    def _look_at_the_budget(self) -> None:
+        """Others free it too, or a reload raises it, and a partition whose lanes are stuck has no event of its own."""
+        for worker in self.workers.values():
+            if worker.flow.reason is PauseReason.PROCESS_BUFFER:
+                worker.update_flow()
+        self.dispatcher.pump()
 
     def _tell_state(self) -> None:
         told = (self.state, self.problem)

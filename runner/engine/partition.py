@@ -74,7 +74,7 @@ class PartitionWorker:
         self._line: int | None = None  # set by drain
         self._drain_until = float("inf")
         self._may_dispatch = True
-        self._held_back: list[Lane] = []  # what they hold next may not be started before the checkpoint moves
+        self._held_back: list[Lane] = []  # what they hold next waits until the head moves
         self._quiet = anyio.Event()
         self._lag = Lag(self.tracker)
 
@@ -176,7 +176,7 @@ class PartitionWorker:
         return step
 
     def _has_batch(self, lane: Lane) -> bool:
-        """Take the lane's next batch where it has none. False: all that it has is too far ahead of the checkpoint."""
+        """Take the lane's next batch where it has none. False: all that it has is too far ahead."""
         if lane.delivery is not None:
             return True
         before = self.tracker.head + self._policy.flow.ahead + 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from typing import Final, TypeAlias
 
 from runner.engine.partition import PartitionWorker
@@ -21,8 +20,8 @@ class StoredLetters:
     """
 
     def __init__(self) -> None:
-        # Not the worker itself: a discarded one would keep all the records that it had.
-        self._places: dict[_Place, tuple[weakref.ref[PartitionWorker], int]] = {}
+        # The worker until it was seen discarded: it keeps all the records that it had, and its checkpoint is its last.
+        self._places: dict[_Place, tuple[PartitionWorker | None, int]] = {}
 
     def __contains__(self, record: Record) -> bool:
         return _place(record) in self._places
@@ -31,19 +30,19 @@ class StoredLetters:
         """The letter of ``record``, which ``worker`` gave up, is stored."""
         place = _place(record)
         self._places.pop(place, None)
-        self._places[place] = weakref.ref(worker), record.sequence
+        self._places[place] = worker, record.sequence
         if len(self._places) > MOST_REMEMBERED:
             del self._places[next(iter(self._places))]
 
     def forget_checkpointed(self) -> None:
-        """Those whose records cannot come again."""
-        gone = [
-            place
-            for place, (reference, sequence) in self._places.items()
-            if (worker := reference()) is not None and sequence < worker.stored_sequence
-        ]
-        for place in gone:
-            del self._places[place]
+        """Those whose records cannot come again. To be called now and then: it lets go of discarded workers."""
+        for place, (worker, sequence) in list(self._places.items()):
+            if worker is None:
+                continue
+            if sequence < worker.stored_sequence:
+                del self._places[place]
+            elif worker.is_discarded:
+                self._places[place] = None, sequence
 
 
 def _place(record: Record) -> _Place:

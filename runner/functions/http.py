@@ -35,10 +35,9 @@ _CLOSE_SECONDS: Final = 5.0
 
 
 class HttpFunction:
-    """``timeout`` ends a whole call, ``connect_timeout`` the wait for a connection: pool, DNS, TCP, TLS; in seconds.
+    """``timeout`` ends a whole call, ``connect_timeout`` the wait for a connection: DNS, TCP, TLS; in seconds.
 
-    ``connection_limit`` is to be at least the number of calls that run at once: a call that gets no connection within
-    ``connect_timeout`` counts as one that did not reach the function. ``maximum_payload`` (the encoded body) and
+    There are as many connections as calls that run at once. ``maximum_payload`` (the encoded body) and
     ``maximum_response`` (the decoded body) are in bytes. With ``source_description`` ``fixed_size`` is close.
 
     With ``now``, the clock that ``Invocation.lease`` counts by, no request is written whose lease is over, and a body
@@ -60,7 +59,6 @@ class HttpFunction:
         maximum_payload: int,
         report_batch_item_failures: bool,
         event_source: str,
-        connection_limit: int,
         source_description: str | None = None,
         now: Callable[[], float] | None = None,
     ) -> None:
@@ -75,7 +73,6 @@ class HttpFunction:
         self._leases = LeaseCheck(now)
         self._tls = tls or TlsSettings()
         self._maximum_payload = maximum_payload
-        self._connection_limit = connection_limit
         self._judge = AnswerJudge(
             report_batch_item_failures=report_batch_item_failures,
             shape=shape_of(event_source),
@@ -114,7 +111,7 @@ class HttpFunction:
         except TlsNotValid as error:
             raise FunctionNotValid(str(error)) from error
         self._session = aiohttp.ClientSession(
-            connector=TrackingConnector(limit=self._connection_limit, ssl_context=context),
+            connector=TrackingConnector(ssl_context=context),
             timeout=aiohttp.ClientTimeout(
                 total=None, connect=self._connect_timeout, sock_connect=self._connect_timeout, ceil_threshold=math.inf
             ),

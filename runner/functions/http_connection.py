@@ -78,10 +78,10 @@ def exchanging(exchange: Exchange) -> Iterator[None]:
 
 
 class TrackingConnector(aiohttp.TCPConnector):
-    """A pool of connections that reports to the current Exchange."""
+    """A pool of connections that reports to the current Exchange. It has no limit of its own: the permits have one."""
 
-    def __init__(self, *, limit: int, ssl_context: ssl.SSLContext) -> None:
-        super().__init__(limit=limit, ttl_dns_cache=_DNS_CACHE_SECONDS, ssl=ssl_context)
+    def __init__(self, *, ssl_context: ssl.SSLContext) -> None:
+        super().__init__(limit=0, ttl_dns_cache=_DNS_CACHE_SECONDS, ssl=ssl_context)
         handler: Callable[..., ResponseHandler] = _Handler
         self._factory = functools.partial(handler, loop=self._loop)
 

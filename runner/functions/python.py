@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from runner.functions import responses
+from runner.functions import responses, tasks
 from runner.functions.context import LambdaContext
 from runner.functions.errors import error_of, timed_out, too_large
 from runner.functions.lease import LeaseCheck, lease_expired
@@ -33,8 +33,6 @@ from runner.model import (
 from runner.ports import FunctionNotValid, Observer
 
 _NO_RETURN: Final = "the handler did not return"
-# A cancelled coroutine needs a moment to unwind; only what takes longer resists.
-_UNWIND_SECONDS: Final = 0.1
 
 
 class PythonFunction:
@@ -42,7 +40,7 @@ class PythonFunction:
 
     ``payload``: ``lambda`` hands over AWS's event as a dict, ``records`` a list of Record. ``executor``: ``auto`` runs
     an ``async def`` on the loop and a ``def`` in a thread, ``process`` both in worker processes: as many as
-    invocations run at once, up to ``concurrency`` and the processors that this process may use; an invocation beyond
+    invocations run at once, up to the processors that this process may use; an invocation beyond
     them waits, and its timeout begins when a worker takes it. ``timeout`` is in seconds, ``maximum_payload`` in bytes:
     of the encoded event, or of keys, values and headers with ``records``. With ``now``, the clock that
     ``Invocation.lease`` counts by, no handler starts whose lease is over; None: no lease ever ends. The outcome is
@@ -61,7 +59,6 @@ class PythonFunction:
         event_source: str,
         maximum_payload: int,
         app_dir: Path,
-        concurrency: int,
         observer: Observer,
         source_description: str | None = None,
         now: Callable[[], float] | None = None,
@@ -89,7 +86,7 @@ class PythonFunction:
                 timeout=timeout,
                 report_batch_item_failures=report_batch_item_failures,
             )
-            self._processes = HandlerProcesses(spec, max(1, min(concurrency, processors())), self._leases)
+            self._processes = HandlerProcesses(spec, processors(), self._leases)
         self._run: Callable[[Invocation], Awaitable[Outcome]] = self._not_open
 
     @property
@@ -134,7 +131,7 @@ class PythonFunction:
         return handler
 
     async def close(self) -> None:
-        """A ``def`` handler that still runs is left behind: see ``runner.functions.threads.left_behind``."""
+        """A handler that still runs is left behind: see ``runner.functions.left_behind``."""
         self._threads.close()
         if self._processes is not None:
             await self._processes.close()
@@ -162,29 +159,24 @@ class PythonFunction:
         raise RuntimeError(f"function {self._name} is not open")
 
     async def _on_loop(self, invocation: Invocation) -> Outcome:
+        outcome = await tasks.run(
+            self._awaited(invocation), timeout=self._timeout, overdue=lambda: self._report_overdue(invocation)
+        )
+        return Failed(timed_out(_NO_RETURN, self._timeout)) if outcome is None else outcome
+
+    async def _awaited(self, invocation: Invocation) -> Outcome:
         assert self._handler is not None
-        loop = asyncio.get_running_loop()
-        limit = asyncio.timeout(self._timeout)
-        overdue = loop.call_later(self._timeout + _UNWIND_SECONDS, self._report_overdue, invocation)
+        context = LambdaContext(invocation, self._timeout)
         try:
-            async with limit:
-                context = LambdaContext(invocation, self._timeout)
-                event = self._event(invocation)
-                if self._leases.is_over(invocation):
-                    return lease_expired(invocation)
-                result = await watched(self._handler(event, context), self._blocking)
-            if not limit.expired():
-                return self._outcome(result, invocation)
+            event = self._event(invocation)
+            if self._leases.is_over(invocation):
+                return lease_expired(invocation)
+            result = await watched(self._handler(event, context), self._blocking)
+            return self._outcome(result, invocation)
         except KeyboardInterrupt:
             raise
         except BaseException as error:
-            if isinstance(error, asyncio.CancelledError) and _cancelled():
-                raise
-            if not limit.expired():
-                return Failed(error_of(error))
-        finally:
-            overdue.cancel()
-        return Failed(timed_out(_NO_RETURN, self._timeout))
+            return Failed(error_of(error))
 
     async def _in_thread(self, invocation: Invocation) -> Outcome:
         start_by = self._leases.start_by(invocation)
@@ -256,9 +248,3 @@ def _not_reached(error: Exception) -> Throttled:
 
 def _ignored() -> None:
     """An import that takes long has no invocation to report."""
-
-
-def _cancelled() -> bool:
-    """Whether this task is cancelled from outside, rather than the handler having met a cancelled task of its own."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0

@@ -7,18 +7,11 @@ import itertools
 import queue
 import threading
 from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
+
+from runner.functions import left_behind
 
 T = TypeVar("T")
-
-_lock: Final = threading.Lock()
-_left_behind: Final[set[_Thread]] = set()
-
-
-def left_behind() -> int:
-    """How many calls still run although nobody waits for their result any more, in the whole process."""
-    with _lock:
-        return len(_left_behind)
 
 
 class ThreadNotStarted(Exception):
@@ -46,9 +39,9 @@ class _Thread:
         self._calls.put(None)
 
     def leave_behind(self) -> None:
-        with _lock:
-            if self._running:
-                _left_behind.add(self)
+        left_behind.add(self)
+        if not self._running:  # it ended in this very moment, perhaps before it was added
+            left_behind.discard(self)
 
     def _serve(self) -> None:
         while (entry := self._calls.get()) is not None:
@@ -57,9 +50,8 @@ class _Thread:
                 value, error = call(), None
             except BaseException as raised:  # handed to whoever waits for the result
                 value, error = None, raised
-            with _lock:
-                self._running = False
-                _left_behind.discard(self)
+            self._running = False
+            left_behind.discard(self)
             try:
                 self._loop.call_soon_threadsafe(self._deliver, result, value, error)
             except RuntimeError:

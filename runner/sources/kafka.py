@@ -29,6 +29,7 @@ from runner.sources.kafka_start import resolve_starts
 from runner.sources.starting import StartingPosition
 
 _MARGIN = 10.0  # seconds that each time limit leaves the one inside it
+_HEARTBEAT_INTERVAL = 3.0
 _FETCH_TURN = 1.0
 _PROBE_TIMEOUT = 5.0
 _CLOSE_TIMEOUT = 8.0
@@ -53,6 +54,16 @@ class KafkaSourceSettings:
     session_timeout: float = 45.0
     maximum_partition_fetch: int = 1024 * 1024
     stop_at_end: bool = False
+
+    @property
+    def heartbeat_interval(self) -> float:
+        return min(self.session_timeout / 3, _HEARTBEAT_INTERVAL)
+
+    @property
+    def lease(self) -> float:
+        """How long a process may stand still and yet be sure of its partitions: the group counts the session from the
+        last heartbeat, which may be an interval old when the process stops."""
+        return self.session_timeout - self.heartbeat_interval
 
     @property
     def rebalance_timeout(self) -> float:
@@ -148,7 +159,7 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
             "group_id": settings.group,
             "group_instance_id": settings.group_instance_id,
             "session_timeout_ms": int(settings.session_timeout * 1000),
-            "heartbeat_interval_ms": int(min(settings.session_timeout / 3, 3.0) * 1000),
+            "heartbeat_interval_ms": int(settings.heartbeat_interval * 1000),
             "rebalance_timeout_ms": int(settings.rebalance_timeout * 1000),
             "max_poll_interval_ms": int(max(300.0, 2 * settings.rebalance_timeout) * 1000),
             "request_timeout_ms": int(settings.request_timeout * 1000),

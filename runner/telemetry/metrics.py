@@ -199,7 +199,10 @@ UNSETTLED_BYTES: Final = _gauge(
     "unsettled_bytes", "bytes", "Bytes of the records fetched and not settled yet.", _PARTITION
 )
 AHEAD_RECORDS: Final = _gauge(
-    "ahead_records", "records", "Records settled beyond the checkpoint: what a crash would repeat.", _PARTITION
+    "ahead_records",
+    "records",
+    "Records settled beyond the lowest unsettled one: a crash repeats them, and those settled since the last commit.",
+    _PARTITION,
 )
 PAUSES: Final = _counter("partition_pauses", "pauses", "Times that a partition reached a limit and was paused.")
 PAUSED_PARTITIONS: Final = _gauge(

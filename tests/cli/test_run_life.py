@@ -199,6 +199,23 @@ async def test_an_invalid_reload_changes_nothing_and_says_why(
     assert await runner.stopped() == 0
 
 
+async def test_a_reload_that_raises_the_concurrency_is_felt_by_mappings_that_go_on(
+    orders: Path, function: FunctionProcess, new_runner: NewRunner
+) -> None:
+    await function.start(Behaviour(hang=True))
+    config = one_by_one(orders, function, parallelization_factor=4, ordering="none", drain_timeout="100ms")
+    runner = new_runner({**config, "limits": {"concurrency": 1}})
+    await runner.start()
+    await until_held(function, 1)
+    runner.write_config({**config, "limits": {"concurrency": 4}})
+    runner.reload()
+    await until_held(function, 4)
+    scrape = await runner.scrape()
+    assert scrape.value("stream_runner_rebalances_total", mapping="m") == 1, "it is the same mapping as before"
+    runner.terminate()
+    assert await runner.stopped() == 0
+
+
 @pytest.mark.parametrize(
     ("handler", "said"),
     [

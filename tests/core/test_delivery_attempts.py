@@ -176,10 +176,12 @@ def test_retry_after_is_honoured_up_to_its_maximum(said: float, waited: float) -
     assert delivery.next_step(100.0) == WaitUntil(100.0 + waited, 100.0 + waited, THROTTLED)
 
 
-def test_a_function_that_wants_to_be_asked_again_at_once_is_not_hammered() -> None:
-    delivery = Delivery(records_of(1), a_policy())
-    delivery.on_outcome(Throttled(THROTTLED, 0.0), 100.0, 0.5)
-    assert delivery.next_step(100.0) == WaitUntil(100.5, 100.5, THROTTLED)
+@pytest.mark.parametrize(("said", "maximum"), [(0.0, 300.0), (0.0, 0.0), (7.0, 0.0)])
+def test_a_wait_of_nothing_is_a_backoff_so_that_the_function_is_not_hammered(said: float, maximum: float) -> None:
+    """Whether it wants to be asked again at once, or the mapping does not let it say when."""
+    answers = in_turn(*[Throttled(THROTTLED, said)] * 4)
+    journal = deliver(Delivery(records_of(1), a_policy(maximum_retry_after=maximum)), answers, now=100.0)
+    assert journal.waited == [0.5, 1.0, 2.0, 4.0]
 
 
 def test_throttling_takes_away_no_attempt_that_was_used() -> None:

@@ -48,6 +48,11 @@ def members_of(permits: Permits, count: int) -> list[Member]:
     return [Member(permits, f"member {number}") for number in range(count)]
 
 
+def kept_free(limit: int, members: int, without: int) -> int:
+    """How many a member that holds some leaves: one for each that holds none, as long as there is one for everybody."""
+    return without if members <= limit else min(without, max(1, limit // 4))
+
+
 class PermitsMachine(RuleBasedStateMachine):
     """Members come, want, finish, lose interest and leave; the limit changes under them."""
 
@@ -74,7 +79,7 @@ class PermitsMachine(RuleBasedStateMachine):
         free, held, taken = self._free, member.held, member.taken
         member.want(count)
         if member.taken > taken and (held or member.taken > taken + 1):
-            kept = min(others_without, max(1, self.permits.limit // 4))
+            kept = kept_free(self.permits.limit, len(self.members), others_without)
             assert self._free >= kept, "some are left for those that have none"
         if free > 0 and not held and not self._waiting_without(member):
             assert member.held, "a free permit is there for who has none"
@@ -127,8 +132,9 @@ class PermitsMachine(RuleBasedStateMachine):
             assert not any(member.wanted and not member.held for member in self.members)
 
     @invariant()
-    def nobody_waits_while_there_are_more_permits_than_members_without(self) -> None:
-        if self.members and self._free > sum(not member.held for member in self.members):
+    def nobody_waits_while_there_are_more_permits_than_are_kept_for_members_without(self) -> None:
+        without = sum(not member.held for member in self.members)
+        if self.members and self._free > kept_free(self.permits.limit, len(self.members), without):
             assert not any(member.wanted for member in self.members)
 
 
@@ -172,13 +178,54 @@ def test_a_member_whose_function_hangs_never_blocks_the_others(count: int, spare
     limit = count + spare
     hog, *others = members_of(Permits(limit), count)
     hog.want(1_000)
-    assert hog.held == limit - min(len(others), max(1, limit // 4))
+    assert hog.held == limit - len(others)
     for other in others:
         other.want(3)
         while other.wanted or other.held:
             assert other.held, "the hog never finishes, and yet this one runs"
             other.finish()
         assert other.taken == 3
+
+
+@given(st.data(), st.integers(1, 40), st.integers(0, 40))
+def test_however_many_functions_hang_everybody_has_a_permit(data: st.DataObject, count: int, spare: int) -> None:
+    permits = Permits(count + spare)
+    members = members_of(permits, count)
+    for member in data.draw(st.permutations(members)):
+        member.want(1_000)
+        assert member.held, "none of the others ever finishes"
+    assert permits.in_use == permits.limit, "none lies idle when everybody wants"
+
+
+@pytest.mark.parametrize(("limit", "count"), [(4, 3), (8, 5)])
+def test_those_that_come_first_leave_one_to_those_that_come_last(limit: int, count: int) -> None:
+    members = members_of(Permits(limit), count)
+    for member in members:
+        member.want(limit)
+    assert [member.held for member in members] == [limit - count + 1] + [1] * (count - 1)
+
+
+@pytest.mark.parametrize(("limit", "count", "held"), [(1, 2, 1), (3, 9, 2), (8, 9, 6), (100, 1_000, 75)])
+def test_where_there_are_more_members_than_permits_a_quarter_is_kept_for_those_that_have_none(
+    limit: int, count: int, held: int
+) -> None:
+    busy, *idle = members_of(Permits(limit), count)
+    busy.want(limit)
+    assert busy.held == held
+    for member in idle[: limit - held]:
+        member.want(1)
+        assert member.held
+
+
+def test_one_member_more_than_permits_lets_those_that_wait_go_on() -> None:
+    permits = Permits(8)
+    busy, *_ = members_of(permits, 8)
+    busy.want(8)
+    assert busy.held == 1
+    late = Member(permits, "late")
+    assert busy.held == 6
+    late.want(1)
+    assert late.held == 1
 
 
 def test_a_member_alone_has_all_permits() -> None:

@@ -180,6 +180,22 @@ async def test_many_letters_keep_their_order(kafka: Broker) -> None:
     assert [record.value for record in await stored(kafka, topic)] == [letter.record.value for letter in letters]
 
 
+async def test_a_partition_that_is_awaited_does_not_hold_up_the_others(kafka: Broker) -> None:
+    topic, overdue = await fresh_topic(kafka, 3), Overdue()
+    letters = [letter_of(number=number, value=b"%d" % number) for number in (0, 1, 2, 0)]
+    async with destination(plain(kafka), topic, timeout=2.0, observer=overdue) as target:
+        async with target._partition_locks[0]:  # as while a write to it is under way
+            store = asyncio.create_task(target.store(letters))
+            await overdue.wait_for(1, store)
+            later = [letter_of(number=number, value=b"later") for number in (1, 2)]
+            assert await target.store(later) == [None, None]
+            assert not store.done()
+        assert await store == [None] * 4
+    found = sorted(await stored(kafka, topic), key=lambda record: record.partition)
+    expected = [(0, b"0"), (0, b"0"), (1, b"1"), (1, b"later"), (2, b"2"), (2, b"later")]
+    assert [(record.partition, record.value) for record in found] == expected
+
+
 async def lower_the_limit(kafka: Broker, topic: str, size: int) -> None:
     """Make ``size`` the topic's limit; it holds when this returns. Writes to partition 1 to find that out."""
     async with connected_admin(kafka.bootstrap) as admin:

@@ -174,6 +174,24 @@ async def test_a_suspension_shorter_than_the_lease_is_nothing() -> None:
         assert world.checkpoint() == 2
 
 
+@pytest.mark.parametrize("since_a_look", [0.0, 0.25, 0.49])
+async def test_a_suspension_is_noticed_whenever_it_begins(since_a_look: float) -> None:
+    """The looks that come twice a second may only make it seem longer."""
+    world = World()
+    world.fill_numbers(1)
+    mapping = world.mapping(slow(5), lease=4)
+    failures: list[SourceError] = []
+    with anyio.fail_after(100):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_run_until_it_fails, mapping, failures)
+            await world.pass_time(3.001 + since_a_look)
+            world.clock.suspend(4.01)
+            await world.pass_time(3)
+            mapping.stop()
+    assert len(failures) == 1
+    assert world.checkpoint() == 0
+
+
 async def test_opening_may_take_longer_than_the_lease() -> None:
     world = World()
     world.fill_numbers(1)

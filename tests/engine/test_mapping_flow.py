@@ -5,6 +5,7 @@ from __future__ import annotations
 import anyio
 import pytest
 
+from engine_harness.observing import RecordingObserver
 from engine_harness.scripts import FAILED, THROTTLED, failing, hanging_on, keys_in_lanes, slow
 from engine_harness.world import EPOCH, World, function_of, invoked, source_of, told_of
 from runner.core.lanes import Ordering
@@ -62,7 +63,7 @@ async def test_a_poison_delays_only_its_lane_until_too_much_is_settled_beyond_it
         await world.pass_time(5)
         assert world.observer.pauses[-1] == ("maximum_ahead", "lane 1 waits for its next attempt")
         [worker] = mapping.workers.values()
-        assert worker.tracker.ahead_records == 30, "and not one more: this is what a crash repeats"
+        assert worker.tracker.ahead_records == 30, "and not one more"
         assert worker.tracker.unsettled_records <= 20 + 10
         assert source.paused
 
@@ -202,6 +203,57 @@ async def test_the_byte_budget_of_the_process_is_shared_and_starves_nobody() -> 
             await world.pass_time(1.1)
         assert world.observer.values(Settlement.DELIVERED) == [b"goes on"] * 3
     assert world.budget.used == 0
+
+
+@pytest.mark.parametrize("stuck_with", ["the function", "the destination"])
+async def test_it_resumes_when_another_mapping_frees_the_byte_budget(stuck_with: str) -> None:
+    """With a lane that stays stuck, so that nothing more happens in the partition that could say so."""
+    world = World(budget=6_000)
+    stuck, free = keys_in_lanes([1, 3], factor=4)
+    world.fill(b"poison", key=stuck)
+    destination = MemoryDestination()
+    destination.available = False
+    waiting = world.mapping(
+        hanging_on(b"poison") if stuck_with == "the function" else failing(b"poison"),
+        destination=destination,
+        ordering=Ordering.KEY,
+        factor=4,
+        attempts=0,
+        drain_timeout=1,
+    )
+    source, recovers = world.another_source(*[b"x" * 300] * 10), anyio.Event()
+
+    async def answer(_invocation: Invocation) -> Outcome:
+        await recovers.wait()
+        return SUCCEEDED
+
+    filling = world.mapping(answer, name="filling", source=source, observer=RecordingObserver())
+    async with world.running(waiting, filling):
+        world.fill(b"fetched into the full budget", key=free)
+        await world.pass_time(1.5)
+        assert world.observer.pauses == [("process_buffer", f"lane 1 waits for {stuck_with}")]
+        world.fill_numbers(3, key=free)
+        await world.pass_time(5)
+        assert world.observer.calls["resumed"] == 0, "the budget is full"
+        recovers.set()
+        await world.pass_time(2)
+        assert not filling.workers[source.stream.partitions[0]].tracker.unsettled_records
+        assert world.observer.calls["resumed"] == 1
+        assert world.observer.values(Settlement.DELIVERED)[-3:] == [b"0", b"1", b"2"]
+        [worker] = waiting.workers.values()
+        assert worker.tracker.unsettled_records == 1
+
+
+async def test_it_resumes_when_a_reload_raises_the_byte_budget() -> None:
+    world = World(budget=100)
+    world.fill(b"poison")
+    mapping = world.mapping(hanging_on(b"poison"), drain_timeout=1)
+    async with world.running(mapping):
+        await world.pass_time(5)
+        assert source_of(mapping).paused
+        world.budget.limit = 10_000
+        await world.pass_time(1)
+        assert not source_of(mapping).paused
 
 
 async def test_throttling_pauses_at_full_buffers_and_uses_up_nothing() -> None:

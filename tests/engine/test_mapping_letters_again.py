@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 
 from engine_harness.scripts import failing
@@ -69,6 +71,7 @@ async def test_a_letter_is_stored_again_when_its_record_is_replayed_from_before_
         world.fill(b"poison")
         await world.pass_time(1.5)
         await source_of(mapping).rebalance([])
+        gc.collect()
         world.stream.checkpoints[world.stream.partitions[0]] = 0
         await source_of(mapping).rebalance(world.stream.partitions)
         await world.pass_time(3)

@@ -83,6 +83,27 @@ async def test_a_hung_function_never_keeps_other_mappings_from_going_on() -> Non
         assert len(observer.values(Settlement.DELIVERED)) == 50
 
 
+async def test_several_hung_functions_never_keep_another_mapping_from_going_on() -> None:
+    world = World(permits=4)
+    hogs = [
+        unordered(
+            world,
+            name,
+            script=hanging_on(b"stuck"),
+            source=world.another_source(*[b"stuck"] * 50),
+            observer=RecordingObserver(),
+            drain_timeout=1,
+        )
+        for name in ("one", "two")
+    ]
+    observer = RecordingObserver()
+    other = unordered(world, "other", script=slow(0.1), observer=observer, source=world.another_source(*[b"v"] * 50))
+    async with world.running(*hogs, other):
+        await world.pass_time(20)
+        assert sum(function_of(hog).running for hog in hogs) == 3, "one permit is left to the other"
+        assert len(observer.values(Settlement.DELIVERED)) == 50
+
+
 async def test_the_permits_of_a_mapping_that_ends_serve_the_others() -> None:
     world = World(permits=1)
     world.fill_numbers(3)

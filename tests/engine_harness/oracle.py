@@ -158,42 +158,77 @@ class CheckedStream(MemoryStream):
         super().store(positions)
 
 
-class CheckingObserver(Observer):
-    """Of one life of one mapping: what its partitions settle, and what they say when they are let go."""
+class _Assignment:
+    """What one assignment of a partition has settled."""
 
-    def __init__(self, oracle: Oracle, stream: MemoryStream) -> None:
+    def __init__(self) -> None:
+        self.positions: set[Position] = set()
+        self._sequences: set[int] = set()
+        self._head = 0
+
+    def settle(self, record: Record) -> None:
+        self.positions.add(record.position)
+        self._sequences.add(record.sequence)
+
+    @property
+    def head(self) -> int:
+        """The sequence of the lowest unsettled record, or of the next one to come."""
+        while self._head in self._sequences:
+            self._sequences.remove(self._head)
+            self._head += 1
+        return self._head
+
+
+class CheckingObserver(Observer):
+    """Of one life of one mapping: what its partitions settle, and what they say when they are let go.
+
+    Nothing may be started that is more than ``ahead`` records beyond the lowest unsettled one.
+    """
+
+    def __init__(self, oracle: Oracle, stream: MemoryStream, *, ahead: int) -> None:
         self.problems: list[str] = []
         self.announced = 0
         self._oracle = oracle
         self._stream = stream
-        self._settled: dict[Partition, set[Position]] = {}
+        self._ahead = ahead
+        self._assignments: dict[Partition, _Assignment] = {}
         self._is_fenced = False
 
     def records_settled(self, partition: Partition, how: Settlement, records: Sequence[Record], now: float) -> None:
-        mine = self._settled[partition]
+        if how not in (Settlement.FILTERED, Settlement.SKIPPED):  # these were never started
+            self._check_ahead(partition, records)
+        mine = self._assignments[partition]
         for record in records:
-            if record.position in mine:
+            if record.position in mine.positions:
                 raise Violation(f"{partition}: {record.position} is settled twice by one assignment")
-            mine.add(record.position)
+            mine.settle(record)
         self._oracle.settles(partition, how, records)
 
     def invocation_started(self, invocation: Invocation) -> None:
-        again = [each.position for each in invocation.records if each.position in self._settled[invocation.partition]]
+        settled = self._assignments[invocation.partition].positions
+        again = [each.position for each in invocation.records if each.position in settled]
         if again:
             raise Violation(f"{invocation.partition}: {again} are invoked after they were settled")
+        self._check_ahead(invocation.partition, invocation.records)
+
+    def _check_ahead(self, partition: Partition, records: Sequence[Record]) -> None:
+        head = self._assignments[partition].head
+        too_far = [record.position for record in records if record.sequence > head + self._ahead]
+        if too_far:
+            raise Violation(f"{partition}: {too_far} are more than {self._ahead} records beyond the lowest unsettled")
 
     def checkpoint_failed(self, text: str, fenced: bool) -> None:
         self._is_fenced |= fenced
 
     def partitions_assigned(self, partitions: Collection[Partition]) -> None:
         for partition in partitions:
-            self._settled[partition] = set()
+            self._assignments[partition] = _Assignment()
 
     def partition_drained(self, partition: Partition, seconds: float, repeated: int) -> None:
         """I4: exactly what is settled beyond the checkpoint comes again."""
-        mine = self._settled.pop(partition)
+        mine = self._assignments.pop(partition)
         checkpoint = self._stream.checkpoints[partition]
-        beyond = len([position for position in mine if _number(position) >= _number(checkpoint)])
+        beyond = len([position for position in mine.positions if _number(position) >= _number(checkpoint)])
         if repeated != beyond and not self._is_fenced:
             raise Violation(f"{partition} announces {repeated} repeated records, and {beyond} come again")
         self.announced += repeated

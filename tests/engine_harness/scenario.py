@@ -32,12 +32,12 @@ class Scenario:
         self.poison_share = rng.choice([0.0, 0.02, 0.2])
         self.failing_share = rng.choice([0.0, 0.05, 0.3])
         self.throttling_share = rng.choice([0.0, 0.1, 0.3])
-        self.hanging_share = rng.choice([0.0, 0.0, 0.02])
+        self.hanging_share = rng.choice([0.0, 0.02, 0.1])
         self.latencies = rng.choice([[0.0, 0.0, 0.3], [0.05, 0.5], [0.2, 2.0]])
         self.is_stubborn = rng.random() < 0.3  # the function ends no sooner when it is cancelled
         self.partitions = rng.randint(1, 3)
         self.permits = rng.choice([1, 2, 5, 100])
-        self.budget = rng.choice([300, 1 << 30])
+        self.budget = rng.choice([300, 6_000, 1 << 30])
         self.maximum_fetch_records = rng.choice([1, 7, 50])
         self.keys: list[bytes | None] = [None, *self._keys(rng.choice([1, 4, 12]))]
         self.policy = self._policy(rng)

@@ -2,37 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Sequence
-from collections.abc import Mapping as Positions
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
 
 import anyio
 import anyio.abc
 
+from engine_harness.group import CheckedDestination, GroupSource
 from engine_harness.oracle import CheckedStream, CheckingObserver, Oracle, Violation
 from engine_harness.scenario import POISON, Scenario
 from engine_harness.scripts import FAILED, PARTIAL
-from runner.core.flow import ByteBudget
+from runner.core.flow import ByteBudget, PauseReason
 from runner.core.permits import Permits
 from runner.engine.clock import LoopClock
 from runner.engine.mapping import Mapping
 from runner.model import (
     SUCCEEDED,
-    DeadLetter,
     ErrorKind,
     FunctionError,
     Invocation,
     Outcome,
     Partition,
     PartlyFailed,
-    Position,
     Problem,
     Reason,
     Record,
     Throttled,
 )
-from runner.ports import CheckpointFailed, CheckpointFenced, DestinationError, SourceError
-from runner.testing import MemoryDestination, MemorySource, ScriptedFunction
+from runner.ports import CheckpointFailed, CheckpointFenced, SourceError
+from runner.testing import ScriptedFunction
 
 THROTTLED = FunctionError(ErrorKind.THROTTLED, "429", "slow down")
 INJECTED = Problem(Reason.EVENT_SOURCE_UNREACHABLE, "injected")
@@ -40,49 +37,12 @@ EPOCH = 1_000_000.0
 HEALED_WITHIN = 3_600.0  # virtual seconds
 
 
-class CheckedDestination(MemoryDestination):
-    """Tells the oracle what it stores."""
-
-    def __init__(self, oracle: Oracle) -> None:
-        super().__init__()
-        self._oracle = oracle
-
-    def _store(self, letter: DeadLetter) -> DestinationError | None:
-        error = super()._store(letter)
-        if error is None:
-            self._oracle.stored(letter)
-        return error
-
-
-class GroupSource(MemorySource):
-    """A member's source: a checkpoint of a partition that it has let go, or was refused, is a violation (I6)."""
-
-    def __init__(self, stream: CheckedStream, **options: Any) -> None:
-        super().__init__(stream, **options)
-        self._fenced: set[Partition] = set()
-
-    async def checkpoint(self, positions: Positions[Partition, Position]) -> None:
-        strangers = [each for each in positions if each not in self.assigned or each in self._fenced]
-        if strangers:
-            raise Violation(f"a checkpoint of {strangers}, which are not ours any more")
-        try:
-            await super().checkpoint(positions)
-        except CheckpointFenced:
-            self._fenced.update(positions)
-            raise
-
-    async def rebalance(self, partitions: Collection[Partition]) -> None:
-        kept = [partition for partition in self.assigned if partition in partitions]
-        await super().rebalance(partitions)
-        self._fenced.intersection_update(kept)
-
-
 class Member:
     """One life of a mapping."""
 
     def __init__(self, simulation: Simulation) -> None:
         world = simulation
-        self.observer = CheckingObserver(world.oracle, world.stream)
+        self.observer = CheckingObserver(world.oracle, world.stream, ahead=world.scenario.policy.flow.ahead)
         self.source = GroupSource(
             world.stream,
             now=world.clock.now,
@@ -147,6 +107,8 @@ class Simulation:
         self.members: list[Member] = []
         self.log: list[str] = []
         self._healed = anyio.Event()
+        self._others = 0  # bytes of the budget that mappings of other streams use
+        self._freed = anyio.Event()  # what hangs goes on, and the destination is back
         self._tasks: anyio.abc.TaskGroup | None = None
 
     async def run(self) -> None:
@@ -182,7 +144,7 @@ class Simulation:
         scenario, rng = self.scenario, self.rng
         if not self._healed.is_set():
             if rng.random() < scenario.hanging_share:
-                await self._healed.wait()
+                await self._freed.wait()
                 return FAILED
             with anyio.CancelScope(shield=scenario.is_stubborn):
                 await anyio.sleep(rng.choice(scenario.latencies))
@@ -225,6 +187,7 @@ class Simulation:
             (2, self._toggle_destination),
             (1, self._hold_destination),
             (1, self._toggle_stream),
+            (2, self._toggle_others),
         ]
         [(_, action)] = self.rng.choices(actions, [weight for weight, _ in actions])
         self.log.append(f"{self.clock.now() - EPOCH:.1f} {getattr(action, '__name__', '')}")
@@ -335,26 +298,50 @@ class Simulation:
         self.stream.available = not self.stream.available
         self.stream.changed()
 
+    async def _toggle_others(self) -> None:
+        """Mappings of other streams fill the buffer of the process, and empty it."""
+        others = 0 if self._others else self.scenario.budget
+        self.budget.used += others - self._others
+        self._others = others
+
     # --- the end
 
     async def _heal(self) -> None:
         """I1 and I7: after that everything comes to its end."""
         self.log.append(f"{self.clock.now() - EPOCH:.1f} heal")
+        self.stream.available = True
+        await self._have_a_member()
+        await self._append()
+        await anyio.sleep(self.rng.choice([0.0, 3.0]))
         self._healed.set()
-        self.stream.available = self.destination.available = True
-        self.stream.changed()
         for member in self._live():
             member.source.checkpoint_faults.clear()
             member.source.fetch_faults.clear()
+        await anyio.sleep(self.rng.choice([0.0, 20.0]))
+        if self._others:
+            await self._toggle_others()
         deadline = self.clock.now() + HEALED_WITHIN
-        await anyio.sleep(15)  # a fetch that had failed ends its member's life now
-        if not self._live():
-            self._join()
-        await self._rebalance()
+        await anyio.sleep(30)  # a fetch that had failed ends its member's life now, and what can settle settles
+        self._check_pauses()
+        self.destination.available = True
+        self._freed.set()
+        await self._have_a_member()
         while not self.oracle.is_done:
             if self.clock.now() > deadline:
                 raise Violation("\n".join(["something is stuck:", *self._describe()]))
             await anyio.sleep(1.0)
+
+    async def _have_a_member(self) -> None:
+        if not self._live():
+            self._join()
+        await self._rebalance()
+
+    def _check_pauses(self) -> None:
+        """I7: a lane that hangs keeps no partition from the room that others have made."""
+        for member in self._live():
+            for partition, worker in member.mapping.workers.items():
+                if worker.flow.reason is PauseReason.PROCESS_BUFFER and self.budget.has_room:
+                    raise Violation("\n".join([f"{partition} waits for room that there is:", *self._describe()]))
 
     async def _stop_all(self) -> None:
         live = self._live()

@@ -174,7 +174,6 @@ def http_settings(url: str, **changes: Any) -> dict[str, Any]:
         "maximum_payload": 6_000_000,
         "report_batch_item_failures": False,
         "event_source": "SelfManagedKafka",
-        "connection_limit": 8,
     } | changes
 
 
@@ -249,7 +248,6 @@ async def open_python(tmp_path: Path, overdue: Overdue, monkeypatch: pytest.Monk
             "event_source": "SelfManagedKafka",
             "maximum_payload": 6_000_000,
             "app_dir": tmp_path,
-            "concurrency": 4,
             "observer": overdue,
         } | changes
         function = PythonFunction(**settings)

@@ -270,7 +270,7 @@ async def test_cancelled_calls_leave_the_function_usable(
         await asyncio.Event().wait()
 
     server.reply = reply
-    function = await open_http(server.url, connection_limit=1)
+    function = await open_http(server.url)
     call = asyncio.ensure_future(function.invoke(new_invocation()))
     await arrived.wait()
     call.cancel()
@@ -278,3 +278,23 @@ async def test_cancelled_calls_leave_the_function_usable(
         await call
     server.reply = server.answers(new_response("200 OK"))
     assert isinstance(await function.invoke(new_invocation()), Succeeded)
+
+
+async def test_every_call_has_a_connection_however_many_run_at_once(
+    open_http: OpenHttp, server: Any, new_invocation: NewInvocation, new_response: NewResponse
+) -> None:
+    calls = 150
+    complete = asyncio.Event()
+    answer = server.answers(new_response("200 OK"))
+
+    async def reply(request: Any, writer: asyncio.StreamWriter) -> None:
+        if len(server.requests) == calls:
+            complete.set()
+        await complete.wait()
+        await answer(request, writer)
+
+    server.reply = reply
+    function = await open_http(server.url)
+    outcomes = await asyncio.gather(*[function.invoke(new_invocation()) for _ in range(calls)])
+    assert all(isinstance(outcome, Succeeded) for outcome in outcomes)
+    assert server.connections == calls

@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-import anyio
 import pytest
 
 from runner.functions.http import HttpFunction
@@ -79,31 +78,6 @@ async def test_not_one_byte_is_written_once_the_lease_is_over(
         function = await open_http(url, payload=payload, now=clock.now)
         _expired(await function.invoke(new_invocation(new_record(value=value), lease=Lease(7, until))))
         assert await everything == b""
-
-
-async def test_a_lease_that_ends_while_it_waits_for_a_connection_is_noticed(
-    open_http: OpenHttp, server: Any, new_invocation: NewInvocation, new_response: NewResponse, clock: Any
-) -> None:
-    arrived, answer = asyncio.Event(), asyncio.Event()
-    good = server.answers(new_response("200 OK"))
-
-    async def reply(request: Any, writer: asyncio.StreamWriter) -> None:
-        arrived.set()
-        await answer.wait()
-        await good(request, writer)
-
-    server.reply = reply
-    function = await open_http(server.url, connection_limit=1, now=clock.now)
-    first = asyncio.ensure_future(function.invoke(new_invocation(lease=Lease(7, 10.0), attempt=1)))
-    await arrived.wait()
-    second = asyncio.ensure_future(function.invoke(new_invocation(lease=Lease(7, 10.0), attempt=2)))
-    await anyio.wait_all_tasks_blocked()
-    clock.time = 10.0
-    answer.set()
-    assert isinstance(await first, Succeeded)
-    _expired(await second)
-    assert isinstance(await function.invoke(new_invocation(lease=Lease(8, 20.0), attempt=3)), Succeeded)
-    assert [request.header("stream-runner-attempt") for request in server.requests] == ["1", "3"]
 
 
 async def test_a_lease_that_ends_within_a_large_body_leaves_it_incomplete(

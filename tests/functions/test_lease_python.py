@@ -96,6 +96,13 @@ async def test_a_lease_that_ends_while_the_event_is_made_is_noticed(
     assert clock.time == 12.0
 
 
+@pytest.fixture
+def one_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many workers as processors, of which only one may be used."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0})
+
+
+@pytest.mark.usefixtures("one_worker")
 async def test_a_lease_that_ends_while_it_waits_for_a_worker_is_noticed(
     open_python: OpenPython, new_invocation: NewInvocation, tmp_path: Path, clock: Any
 ) -> None:
@@ -111,7 +118,6 @@ async def test_a_lease_that_ends_while_it_waits_for_a_worker_is_noticed(
                 started.write(f"{{context.attempt}} ")
     """,
         executor="process",
-        concurrency=1,
         now=clock.now,
     )
     lease = Lease(7, 10.0)
@@ -126,6 +132,7 @@ async def test_a_lease_that_ends_while_it_waits_for_a_worker_is_noticed(
     assert (tmp_path / "started").read_text() == "1 3 "
 
 
+@pytest.mark.usefixtures("one_worker")
 async def test_a_worker_that_refused_is_used_again(
     open_python: OpenPython, new_invocation: NewInvocation, overdue: Any, clock: Any
 ) -> None:
@@ -133,7 +140,7 @@ async def test_a_worker_that_refused_is_used_again(
         import os
         def handle(records, context): raise LookupError(os.getpid())
     """
-    function = await open_python(source, executor="process", concurrency=1, now=clock.now)
+    function = await open_python(source, executor="process", now=clock.now)
     before = await function.invoke(new_invocation(lease=Lease(7, 1_000.0)))
     assert isinstance(before, Failed)
     _expired(await function.invoke(new_invocation(lease=Lease(7, 1e-9))))

@@ -179,7 +179,6 @@ def test_a_keyboard_interrupt_is_not_swallowed(
             event_source="File",
             maximum_payload=1_000,
             app_dir=tmp_path,
-            concurrency=1,
             observer=overdue,
         )
 

@@ -42,7 +42,6 @@ async def open_processes(tmp_path: Path, overdue: Any, workers: Workers) -> Asyn
             "event_source": "SelfManagedKafka",
             "maximum_payload": 6_000_000,
             "app_dir": tmp_path,
-            "concurrency": 2,
             "observer": overdue,
         } | changes
         function = PythonFunction(**settings)
@@ -191,13 +190,22 @@ async def test_a_cancelled_invocation_kills_its_worker(
     assert workers() == []
 
 
-async def test_never_more_workers_than_the_concurrency(
-    open_processes: OpenProcesses, new_invocation: NewInvocation, workers: Workers
+@pytest.mark.parametrize("processors", [1, 2])
+async def test_never_more_workers_than_processors_or_than_calls_at_once(
+    open_processes: OpenProcesses,
+    new_invocation: NewInvocation,
+    workers: Workers,
+    monkeypatch: pytest.MonkeyPatch,
+    processors: int,
 ) -> None:
-    function = await open_processes("def handle(records, context): pass", concurrency=1)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(processors)))
+    function = await open_processes("def handle(records, context): pass")
+    assert isinstance(await function.invoke(new_invocation()), Succeeded)
+    assert isinstance(await function.invoke(new_invocation()), Succeeded)
+    assert len(workers()) == 1
     outcomes = await asyncio.gather(*[function.invoke(new_invocation()) for _ in range(5)])
     assert all(isinstance(outcome, Succeeded) for outcome in outcomes)
-    assert len(workers()) == 1
+    assert len(workers()) == processors
 
 
 @pytest.mark.parametrize(
@@ -236,7 +244,7 @@ async def test_a_worker_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
             function = PythonFunction(
                 name="f", handler="work:handle", payload="records", timeout=600.0, executor="process",
                 report_batch_item_failures=False, event_source="File", maximum_payload=1000,
-                app_dir=pathlib.Path({str(tmp_path)!r}), concurrency=1, observer=Observer())
+                app_dir=pathlib.Path({str(tmp_path)!r}), observer=Observer())
             await function.open()
             record = Record(Partition("t", 0), 0, None, None, (), 0, 0, 0)
             call = asyncio.ensure_future(function.invoke(Invocation(

@@ -13,7 +13,7 @@ from typing import Any
 import anyio
 import pytest
 
-from runner.functions import steps, threads
+from runner.functions import left_behind, steps
 from runner.functions.python import PythonFunction
 from runner.model import ErrorKind, Failed, Invocation, Outcome, Succeeded, Throttled
 
@@ -93,7 +93,7 @@ async def test_a_def_handler_that_outlives_its_timeout_keeps_its_invocation(
     _module(function).RELEASE.set()
     _failed(await call, ErrorKind.TIMEOUT)
     assert overdue.invocations == [invocation]
-    assert threads.left_behind() == 0
+    assert left_behind.count() == 0
 
 
 async def test_a_def_handler_is_left_behind_when_its_invocation_is_cancelled(
@@ -114,13 +114,13 @@ async def test_a_def_handler_is_left_behind_when_its_invocation_is_cancelled(
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call
-    assert threads.left_behind() == 1
+    assert left_behind.count() == 1
     await function.close()
     (thread,) = module.THREADS
     assert thread.daemon
     module.RELEASE.set()
     await anyio.to_thread.run_sync(thread.join)
-    assert threads.left_behind() == 0
+    assert left_behind.count() == 0
     assert overdue.invocations == []
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -16,13 +17,21 @@ _DEPENDENCIES = (
     ("org.apache.kafka", "kafka_2.13", KAFKA_VERSION),
     ("org.slf4j", "slf4j-simple", "1.7.36"),
 )
+_OLDEST_JAVA = 17
+_JAVA_ADVICE = f"install a Java {_OLDEST_JAVA} runtime or newer (Debian: openjdk-17-jre-headless)"
+_JAVA_TIMEOUT = 30.0
 _DOWNLOAD_TIMEOUT = 900.0
 _OUTPUT_SHOWN = 4000
 
 
 def java() -> str:
-    """The path of the Java launcher. Raises ComponentMissing."""
-    return find_program("java", "install a Java 17 runtime or newer (Debian: openjdk-17-jre-headless)")
+    """The path of the Java launcher. Raises ComponentMissing, also when it is too old for Kafka."""
+    program = find_program("java", _JAVA_ADVICE)
+    told = subprocess.run([program, "-version"], check=False, capture_output=True, text=True, timeout=_JAVA_TIMEOUT)
+    version = re.search(r'version "(\d+)', told.stderr)
+    if version is None or int(version[1]) < _OLDEST_JAVA:
+        raise ComponentMissing(f"Java {_OLDEST_JAVA}", f"{program} is not that new; {_JAVA_ADVICE}")
+    return program
 
 
 def class_path() -> str:
