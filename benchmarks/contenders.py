@@ -21,6 +21,8 @@ ROOT = Path(__file__).parents[1]
 BATCH = 500
 FACTOR = 8
 _SCRAPE_INTERVAL = 1.0
+_IDLE_SCRAPE_INTERVAL = 15.0
+"""As Prometheus is usually set up: a scrape of many partitions costs more than their idling."""
 _SCRAPE_TIMEOUT = 10.0
 _RUN_TIMEOUT = 900.0
 
@@ -106,7 +108,7 @@ def idle(task: Task, group: str, seconds: float) -> float:
             watched = psutil.Process(process.pid)
             time.sleep(15)  # it starts, joins and looks its partitions up
             before = watched.cpu_times()
-            _scraped_while(process, config, seconds)
+            _scraped_while(process, config, seconds, min(_IDLE_SCRAPE_INTERVAL, seconds / 2))
             after = watched.cpu_times()
             assert process.poll() is None, "it ended by itself"
         finally:
@@ -134,7 +136,7 @@ def _run(config: Path, environment: dict[str, str], profile: Path | None) -> Non
     command += ["-m", "runner", "run", "--until-caught-up", "--deadline", "10m", "--log-level", "error", str(config)]
     with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL) as process:
         try:
-            _scraped_while(process, config, _RUN_TIMEOUT)
+            _scraped_while(process, config, _RUN_TIMEOUT, _SCRAPE_INTERVAL)
             code = process.wait(0)
         finally:
             process.kill()
@@ -142,14 +144,14 @@ def _run(config: Path, environment: dict[str, str], profile: Path | None) -> Non
         raise subprocess.CalledProcessError(code, command)
 
 
-def _scraped_while(process: subprocess.Popen[bytes], config: Path, seconds: float) -> None:
-    """Scrape ``process`` about once a second until it ends, for ``seconds`` at most; it must have answered."""
+def _scraped_while(process: subprocess.Popen[bytes], config: Path, seconds: float, interval: float) -> None:
+    """Scrape ``process`` every ``interval`` until it ends, for ``seconds`` at most; it must have answered."""
     listen = yaml.safe_load(config.read_text(encoding="utf-8"))["admin"]["listen"]
     answered = 0
     until = time.monotonic() + seconds
     while (left := until - time.monotonic()) > 0:
         try:
-            process.wait(min(_SCRAPE_INTERVAL, left))
+            process.wait(min(interval, left))
             break
         except subprocess.TimeoutExpired:  # it runs, which is what is wanted
             answered += _scrape(f"http://{listen}/metrics")
