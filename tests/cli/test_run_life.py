@@ -131,11 +131,13 @@ async def test_a_signal_drains_and_exits_0(
     orders: Path, function: FunctionProcess, new_runner: NewRunner, number: signal.Signals
 ) -> None:
     await function.start(Behaviour(hang_keys=["key-7"]))
-    runner = new_runner(one_by_one(orders, function))
+    runner = new_runner(one_by_one(orders, function, commit_interval="5m"))
     await runner.start()
     await until_held(function, 1)
     runner.process.signal(number)
     assert (await until_logged(runner, "draining; a second signal exits at once"))["signal"] == number.name
+    # A drain begins with a checkpoint, and no other is due yet.
+    await until(lambda: checkpoint(orders) == _position_of(orders, 7), what="the drain has begun")
     await function.behave(Behaviour())
     assert await runner.stopped() == 0
     calls = function.calls()

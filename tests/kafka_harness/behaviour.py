@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
+
+REFUSED: Final = 409
+"""The status of a call that comes too late: see ``Behaviour.fenced``."""
 
 
 class Fault(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -30,6 +33,8 @@ class Behaviour(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ``hang_keys`` for the calls with such a key, hold calls until the behaviour is replaced. ``seed`` makes the faults
     repeatable. ``answers``: by the mapping's name, the bodies that its first calls are answered 200 with, word for
     word and in turn; what such a body says is not looked at, so the journal names no record of the call as failed.
+    ``fenced``: a call whose lease's generation is below the highest that was ever seen of its partition is answered
+    ``REFUSED``, and does nothing else.
     """
 
     payload: Literal["lambda", "raw"] = "lambda"
@@ -43,6 +48,7 @@ class Behaviour(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     faults: list[Fault] = []
     seed: int = 0
     answers: dict[str, list[str]] = {}
+    fenced: bool = False
 
 
 class Status(msgspec.Struct, frozen=True):

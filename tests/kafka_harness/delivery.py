@@ -1,4 +1,4 @@
-"""The records that one request brings to the function, from AWS's Kafka event or from a raw request."""
+"""The records that one request brings to the function: from AWS's Kafka event, a Redis event, or a raw request."""
 
 from __future__ import annotations
 
@@ -11,22 +11,38 @@ from urllib.parse import unquote_to_bytes
 import msgspec
 
 from kafka_harness.behaviour import Behaviour
+from kafka_harness.journal import entry_id, entry_number
+
+_ONLY_PARTITION = "-0"  # a Redis stream is one partition
 
 
 class DeliveredRecord(NamedTuple):
+    """``offset`` of a stream's entry is its ``entry_number``."""
+
     offset: int
     key: bytes | None
     value: bytes | None
 
 
 class Delivery(NamedTuple):
-    """The records of one call; ``partition`` is ``topic-number``, ``attempt`` 0 when the caller did not say."""
+    """The records of one call; ``partition`` is ``topic-number`` or ``stream-0``.
+
+    ``attempt`` and ``generation`` are 0 when the caller did not say. ``is_stream``: the records are of a Redis stream.
+    """
 
     mapping: str
     partition: str
     attempt: int
     idempotency_key: str
     records: list[DeliveredRecord]
+    generation: int = 0
+    is_stream: bool = False
+
+    def identifier(self, offset: int) -> dict[str, str | int]:
+        """How an answer with partial failures names a record."""
+        if self.is_stream:
+            return {"stream": self.partition.removesuffix(_ONLY_PARTITION), "id": entry_id(offset)}
+        return {"partition": self.partition, "offset": offset}
 
 
 class DeliveryInvalid(Exception):
@@ -34,13 +50,25 @@ class DeliveryInvalid(Exception):
 
 
 class _EventRecord(msgspec.Struct):
-    offset: int
+    """``offset`` is of Kafka's and files' events, ``id`` of a Redis stream's."""
+
     key: bytes | None
     value: bytes | None
+    offset: int | None = None
+    id: str | None = None
+
+    @property
+    def number(self) -> int:
+        if self.id is not None:
+            return entry_number(self.id)
+        if self.offset is None:
+            raise ValueError("a record without a position")
+        return self.offset
 
 
 class _Event(msgspec.Struct):
     records: dict[str, list[_EventRecord]]
+    source: str = msgspec.field(default="", name="eventSource")
 
 
 _decoder = msgspec.json.Decoder(_Event)
@@ -49,9 +77,9 @@ _decoder = msgspec.json.Decoder(_Event)
 def read_delivery(headers: Mapping[str, str], body: bytes, behaviour: Behaviour) -> Delivery:
     """``headers`` have lower-case names. Raises DeliveryInvalid."""
     try:
-        partition = headers.get("stream-runner-partition", "")
+        partition, is_stream = headers.get("stream-runner-partition", ""), False
         if behaviour.payload == "lambda":
-            partition, records = _from_event(body)
+            partition, is_stream, records = _from_event(body)
         else:
             key = headers.get("stream-runner-key")
             offset = int(headers["stream-runner-first-position"])
@@ -63,19 +91,23 @@ def read_delivery(headers: Mapping[str, str], body: bytes, behaviour: Behaviour)
             attempt=int(headers.get("stream-runner-attempt", "0")),
             idempotency_key=headers.get("idempotency-key", ""),
             records=records,
+            generation=int(headers.get("stream-runner-generation", "0")),
+            is_stream=is_stream,
         )
     except (msgspec.DecodeError, KeyError, ValueError) as error:
         raise DeliveryInvalid(f"{type(error).__name__}: {error}") from error
 
 
-def _from_event(body: bytes) -> tuple[str, list[DeliveredRecord]]:
+def _from_event(body: bytes) -> tuple[str, bool, list[DeliveredRecord]]:
     event = _decoder.decode(body)
     if len(event.records) != 1:
         raise ValueError(f"records of one partition were expected, not of {sorted(event.records)}")
     ((partition, records),) = event.records.items()
     if not records:
         raise ValueError("an event without a record")
-    return partition, [DeliveredRecord(record.offset, record.key, record.value) for record in records]
+    is_stream = event.source == "RedisStreams"
+    found = [DeliveredRecord(record.number, record.key, record.value) for record in records]
+    return partition + _ONLY_PARTITION if is_stream else partition, is_stream, found
 
 
 class PoisonCounter:

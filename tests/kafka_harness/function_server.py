@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 import uvloop
 
-from kafka_harness.behaviour import Behaviour, Fault, Status
+from kafka_harness.behaviour import REFUSED, Behaviour, Fault, Status
 from kafka_harness.delivery import Delivery, DeliveryInvalid, PoisonCounter, named_failures, read_delivery
 from kafka_harness.http_connection import HttpConnection, Request
 from kafka_harness.journal import Call, Ending, JournalWriter, key_id
@@ -42,6 +42,7 @@ class Function:
         self._random = random.Random(behaviour.seed)
         self._poison = PoisonCounter()
         self._answered: Counter[str] = Counter()  # scripted answers given so far, by mapping
+        self._generations: Counter[str] = Counter()  # the highest seen, by partition
         self._pending: dict[HttpConnection, _Pending] = {}
         self._calls = 0
 
@@ -57,6 +58,10 @@ class Function:
             connection.answer(400, str(error).encode())
             return
         pending = _Pending(delivery, start_ns)
+        if self._is_late(delivery):
+            self._note(pending, REFUSED)
+            connection.answer(REFUSED, b"the records have another owner by now")
+            return
         fault = self._drawn_fault()
         if fault is None:
             self._begin(connection, pending)
@@ -104,13 +109,18 @@ class Function:
         elif behaviour.poison == "report":
             offsets = named_failures(pending.delivery, failing, behaviour)
             self._note(pending, 200, failed=offsets)
-            partition = pending.delivery.partition
-            failures = [{"itemIdentifier": {"partition": partition, "offset": offset}} for offset in offsets]
+            failures = [{"itemIdentifier": pending.delivery.identifier(offset)} for offset in offsets]
             connection.answer(200, msgspec.json.encode({"batchItemFailures": failures}), _JSON)
         else:
             self._note(pending, behaviour.failure_status)
             body = msgspec.json.encode({"errorType": "Poison", "errorMessage": f"poison at {failing[0].offset}"})
             connection.answer(behaviour.failure_status, body, _JSON)
+
+    def _is_late(self, delivery: Delivery) -> bool:
+        """Whether the behaviour refuses it; what is seen is remembered under any behaviour."""
+        highest = max(self._generations[delivery.partition], delivery.generation)
+        self._generations[delivery.partition] = highest
+        return self._behaviour.fenced and delivery.generation < highest
 
     def _scripted_answer(self, mapping: str) -> str | None:
         """The next body that is prescribed for a mapping; None when there is none left."""
@@ -146,6 +156,7 @@ class Function:
                 ending=ending,
                 failed=failed or [],
                 error=error,
+                generation=delivery.generation,
             )
         )
 

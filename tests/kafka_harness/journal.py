@@ -14,12 +14,16 @@ import msgspec
 Ending: TypeAlias = Literal["answered", "reset", "abandoned"]
 """``reset``: the function cut the connection; ``abandoned``: the caller did, before there was an answer."""
 
+_NUMBERS_A_MILLISECOND = 1 << 20
+
 
 class Call(msgspec.Struct, frozen=True, omit_defaults=True):
     """One call as the function saw it. Times are the machine's monotonic clock in nanoseconds, one for all processes.
 
-    ``partition`` is ``topic-number``. ``keys`` holds ``key_id`` of each record, None for a null key. ``failed`` are
-    the offsets that the answer named. ``status`` is the HTTP status, 0 when there was no answer.
+    ``partition`` is ``topic-number``, of a Redis stream ``stream-0``; ``offsets`` of a stream's entries are
+    ``entry_number``. ``keys`` holds ``key_id`` of each record, None for a null key. ``failed`` are the offsets that
+    the answer named. ``status`` is the HTTP status, 0 when there was no answer. ``generation`` is that of the caller's
+    lease, 0 when it has none.
     """
 
     start_ns: int
@@ -34,6 +38,7 @@ class Call(msgspec.Struct, frozen=True, omit_defaults=True):
     ending: Ending = "answered"
     failed: list[int] = []
     error: str = ""
+    generation: int = 0
 
     @property
     def succeeded(self) -> bool:
@@ -45,6 +50,20 @@ class Call(msgspec.Struct, frozen=True, omit_defaults=True):
 def key_id(key: bytes | None) -> int | None:
     """A short name of a key: 56 bits, so that two keys of a test do not share one."""
     return None if key is None else int.from_bytes(hashlib.blake2b(key, digest_size=7).digest())
+
+
+def entry_number(entry_id: str) -> int:
+    """A stream's entry id ``milliseconds-sequence`` as one number, in the ids' order. Raises ValueError for an id that
+    a server with a sane clock would not give."""
+    milliseconds, sequence = (int(part) for part in entry_id.split("-"))
+    if not (0 <= milliseconds < 1 << 43 and 0 <= sequence < _NUMBERS_A_MILLISECOND):
+        raise ValueError(f"no plausible entry id: {entry_id!r}")
+    return milliseconds * _NUMBERS_A_MILLISECOND + sequence
+
+
+def entry_id(number: int) -> str:
+    """The id whose ``entry_number`` this is."""
+    return "{}-{}".format(*divmod(number, _NUMBERS_A_MILLISECOND))
 
 
 class JournalWriter:
