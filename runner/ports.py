@@ -69,6 +69,11 @@ class SourceListener(Protocol):
         """The partition is ours by ``lease``: told right after ``assigned``, and at every renewal."""
         ...
 
+    def acknowledged(self, partition: Partition, records: int) -> None:
+        """So many more of the records that the source was told are settled will not come again (see
+        ``AcknowledgesRecords``)."""
+        ...
+
     async def lost(self, partitions: Collection[Partition]) -> None:
         """These partitions are, or may be, another owner's. Nothing is drained and nothing of them counts any more;
         returns when what ran for them was cancelled, or would not end."""

@@ -145,7 +145,7 @@ class ContentReader:
 
     def __init__(self, names: FieldNames) -> None:
         self._wanted = names
-        self._found: list[bytes] | None = None
+        self._found: list[bytes] = []
         self._layout = _layout([], names)
 
     def read(self, fields: Fields) -> tuple[bytes | None, bytes | None, Headers, int]:
@@ -156,13 +156,13 @@ class ContentReader:
         key_at, value_at, others, headers, size = self._layout
         key = None if key_at is None else fields[key_at][1]
         if self._wanted.value is None:
-            value = encode_fields(fields)
-            return key, value, (), len(value) + (len(key) if key else 0)
+            encoded = encode_fields(fields)
+            return key, encoded, (), len(encoded) + len(key or b"")
         if others:
             headers = (*[(name, fields[index][1]) for index, name in others], *headers)
-        # Every field is one of them.
-        size += sum([len(data) for _, data in fields])
-        return key, None if value_at is None else fields[value_at][1], headers, size
+            size += sum([len(fields[index][1]) for index, _ in others])
+        value = None if value_at is None else fields[value_at][1]
+        return key, value, headers, size + len(key or b"") + len(value or b"")
 
 
 class _Layout(NamedTuple):

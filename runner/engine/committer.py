@@ -93,4 +93,5 @@ class Committer:
         for worker in workers:
             if not worker.is_discarded:
                 self._stored[worker] = positions[worker.partition]
-                worker.stored_sequence, worker.stored_records = heads[worker]
+                worker.stored_sequence, stored = heads[worker]
+                worker.stored_records = max(stored, worker.stored_records)

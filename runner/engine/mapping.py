@@ -180,8 +180,7 @@ class Mapping:
 
     async def _fetch(self) -> None:
         fetched = await self.source.fetch()
-        now = self._clock.now()
-        self.polled_at = now
+        now = self.polled_at = self._clock.now()
         for chunk in fetched:
             worker = self.workers.get(chunk.partition)
             if worker is None:
@@ -195,11 +194,9 @@ class Mapping:
             self._finish_if_settled()
 
     def _finish_if_settled(self) -> None:
-        unsettled = False
-        for worker in self.workers.values():
-            if worker.tracker.unsettled_records:
-                unsettled = True
-                worker.flush()
+        unsettled = [worker for worker in self.workers.values() if worker.tracker.unsettled_records]
+        for worker in unsettled:
+            worker.flush()
         if unsettled:
             self.dispatcher.pump()
         else:
@@ -279,14 +276,17 @@ class Mapping:
             self._draining[worker.partition] = done
         try:
             await self._let_go(workers)
-            for worker in workers:
-                del self.workers[worker.partition]
-                self.partition_problems.pop(worker.partition, None)
-                self._committer.forget(worker)
+            self._forget(workers)
         finally:
             for worker in workers:
                 del self._draining[worker.partition]
             done.set()
+
+    def _forget(self, workers: Collection[PartitionWorker]) -> None:
+        for worker in workers:
+            del self.workers[worker.partition]
+            self.partition_problems.pop(worker.partition, None)
+            self._committer.forget(worker)
 
     async def _let_go(self, workers: Collection[PartitionWorker]) -> None:
         started = self._clock.now()
@@ -312,9 +312,12 @@ class Mapping:
         self._observer.partitions_revoked([worker.partition for worker in workers])
 
     def leased(self, partition: Partition, lease: Lease) -> None:
-        worker = self.workers.get(partition)
-        if worker is not None:
+        if (worker := self.workers.get(partition)) is not None:
             worker.leased(lease)
+
+    def acknowledged(self, partition: Partition, records: int) -> None:
+        if (worker := self.workers.get(partition)) is not None:
+            worker.stored_records += records
 
     async def lost(self, partitions: Collection[Partition]) -> None:
         workers = [self.workers[partition] for partition in partitions if partition in self.workers]
@@ -323,10 +326,7 @@ class Mapping:
         # Who drains them takes them out: the drain ends now.
         elsewhere = [self._draining[partition] for partition in partitions if partition in self._draining]
         gone = [worker for worker in workers if worker.partition not in self._draining]
-        for worker in gone:
-            del self.workers[worker.partition]
-            self.partition_problems.pop(worker.partition, None)
-            self._committer.forget(worker)
+        self._forget(gone)
         self.dispatcher.pump()  # for others: what ran here gives its permits back
         await self.dispatcher.await_stragglers(gone)
         if gone:

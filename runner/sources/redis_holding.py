@@ -76,6 +76,8 @@ class Holding:
         self._listener = listener
         self._tell = tell
         self._lost = taken.lost
+        owned.on_trimmed = self._on_trimmed
+        owned.on_acknowledged = self._on_acknowledged
 
     @property
     def partition(self) -> Partition:
@@ -184,7 +186,11 @@ class Holding:
         self._listener.data_lost(self.partition, lost.first, lost.next_available, entries)
         return None
 
-    def on_trimmed(self, positions: list[Position]) -> None:
+    def _on_acknowledged(self, records: int) -> None:
+        if self.is_assigned:
+            self._listener.acknowledged(self.partition, records)
+
+    def _on_trimmed(self, positions: list[Position]) -> None:
         """Pending entries are not in the stream any more."""
         first, last = str(positions[0]), str(positions[-1])
         self._listener.data_lost(self.partition, first, following_id(last), len(positions))

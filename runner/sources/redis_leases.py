@@ -112,14 +112,14 @@ class Leases:
         self._others = {name: owner for name, owner in others if owner is not None}
         before, self._members = self._members, members
         me = self._owner.decode()
-        if before - members - {me} and members == {me}:
-            return None  # the registry was lost: the others will be there again at their next heartbeat
+        if members == {me} and (before - members).intersection(self._others.values()):
+            return None  # the registry was lost: those who own something will be in it again at their next heartbeat
         mine = dict.fromkeys((*self._held, *self._ending), me)
         return spread(list(self._places), self._others | mine, members, me)
 
     async def _call_registry(self) -> frozenset[str]:
         reply = await self._client.run(
-            MEMBERS, [self._registry], [self._owner, self._milliseconds], timeout=self._times.duration
+            MEMBERS, [self._registry], [self._owner, self._milliseconds], timeout=self._patience
         )
         assert isinstance(reply, list)
         return frozenset([member.decode() for member in reply if isinstance(member, bytes)])
@@ -184,7 +184,7 @@ class Leases:
         """A server that was restarted may have gone back to an older state: nothing that was read before counts."""
         for name in list(self._held):
             place = self._places[name]
-            info = await self._client.execute("INFO", "server", key=place.stream, timeout=self._times.duration)
+            info = await self._client.execute("INFO", "server", key=place.stream, timeout=self._patience)
             run_id = _run_id(info)
             if self._run_ids.setdefault(name, run_id) != run_id:
                 self.end(place)
@@ -234,11 +234,16 @@ class Leases:
         await self._renewals.close()
 
     @property
+    def _patience(self) -> float:
+        """Seconds for a call: whoever is cut off says so before its leases are over."""
+        return self._times.duration / 2
+
+    @property
     def _milliseconds(self) -> bytes:
         return b"%d" % int(self._times.duration * 1000)
 
     async def _run(self, script: Script, place: StreamPlace, *arguments: bytes) -> list[Reply]:
-        reply = await self._client.run(script, place.keys, arguments, timeout=self._times.duration)
+        reply = await self._client.run(script, place.keys, arguments, timeout=self._patience)
         assert isinstance(reply, list)
         return reply
 

@@ -83,6 +83,7 @@ class OwnedStream:
         self.backlog: Backlog | None = None
         self.end = end  # the last id that is waited for; None: it is followed for ever
         self.on_trimmed: Callable[[list[Position]], None] | None = None
+        self.on_acknowledged: Callable[[int], None] | None = None
         self.is_at_end = False
         self._owner = owner
         self._client = client
@@ -103,6 +104,7 @@ class OwnedStream:
         self._changed = asyncio.Event()
         self._reading = asyncio.Lock()
         self._settled: list[bytes] = []
+        self._trimmed: list[bytes] = []
         self._attempts: dict[bytes, int] = {}
         self._history = History()
         self._checkpoint: str | None = None
@@ -168,7 +170,7 @@ class OwnedStream:
     async def _store_some(self) -> bool:
         async with self._reading:  # a read under way may carry what is to be stored
             await self._charge()
-            if not self._settled and self._checkpoint is None:
+            if not self._settled and not self._trimmed and self._checkpoint is None:
                 return False
             await self._call_read("", 0)
             return True
@@ -294,7 +296,7 @@ class OwnedStream:
         trimmed: list[Position] = [entry.id for entry in entries if entry.fields is None]
         if trimmed:
             # Pending, and gone from the stream: nothing can be done with them but to let them go.
-            self._settled += [str(each).encode() for each in trimmed]
+            self._trimmed += [str(each).encode() for each in trimmed]
             assert self.on_trimmed is not None
             self.on_trimmed(trimmed)
         records = self._records.make(there, self._sequence)
@@ -335,7 +337,8 @@ class OwnedStream:
 
     async def _call_read(self, after: str, count: int) -> list[Reply]:
         """One READ, which takes along what is to be acknowledged; that is kept when its effect is not known."""
-        ids, self._settled = self._settled[:MOST_IDS], self._settled[MOST_IDS:]
+        settled, self._settled = self._settled[:MOST_IDS], self._settled[MOST_IDS:]
+        trimmed, self._trimmed = self._trimmed[:MOST_IDS], self._trimmed[MOST_IDS:]
         checkpoint, self._checkpoint = self._checkpoint, None
         done = False
         try:
@@ -346,13 +349,17 @@ class OwnedStream:
                 (checkpoint or "").encode(),
                 after.encode(),
                 b"%d" % count,
-                *ids,
+                *settled,
+                *trimmed,
             )
             done = True
+            if settled and self.on_acknowledged is not None:
+                self.on_acknowledged(len(settled))
             return reply
         finally:
             if not done:
-                self._settled = ids + self._settled
+                self._settled = settled + self._settled
+                self._trimmed = trimmed + self._trimmed
                 if self._checkpoint is None:  # no newer one meanwhile
                     self._checkpoint = checkpoint
 

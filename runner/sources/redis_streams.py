@@ -206,7 +206,6 @@ class RedisStreamsSource:
             self._listener,
             partial(self._tell, partition, "start"),
         )
-        owned.on_trimmed = holding.on_trimmed
         holding.task = self._spawn(self._own(holding))
 
     async def _own(self, holding: Holding) -> None:

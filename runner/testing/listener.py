@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Awaitable, Callable, Collection
 
 from runner.model import Lease, Partition, Position, Problem
@@ -21,6 +22,7 @@ class RecordingListener:
         self.owned: set[Partition] = set()
         self.leases: dict[Partition, list[Lease]] = {}
         self.lost_partitions: list[Collection[Partition]] = []
+        self.acknowledged_records: Counter[Partition] = Counter()
         self._on_revoked = on_revoked
 
     def assigned(self, partitions: Collection[Partition]) -> None:
@@ -35,6 +37,9 @@ class RecordingListener:
 
     def leased(self, partition: Partition, lease: Lease) -> None:
         self.leases.setdefault(partition, []).append(lease)
+
+    def acknowledged(self, partition: Partition, records: int) -> None:
+        self.acknowledged_records[partition] += records
 
     async def lost(self, partitions: Collection[Partition]) -> None:
         self.lost_partitions.append(list(partitions))

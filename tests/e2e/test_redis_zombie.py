@@ -124,6 +124,12 @@ async def test_an_owner_that_is_cut_off_stops_before_another_begins(
         async with PacedLoad(group, client, a_second=10):
             await asyncio.gather(cut_off.start(), other.start())
             owned = (await until_owned({cut_off: STREAMS // 2, other: STREAMS // 2}, group))[cut_off]
+            owned_at_ns = time.monotonic_ns()
+            places = {f"{stream}-0" for stream in owned}
+            await until(
+                lambda: places <= {call.partition for call in function.calls() if call.start_ns > owned_at_ns},
+                what="there were calls from all its streams",
+            )
             await _until_busy(cut_off, group)
             proxy.stall()
             stalled_at = time.monotonic()

@@ -104,6 +104,9 @@ class Replica:
     def leased(self, partition: Partition, lease: Lease) -> None:
         self._leases[partition.topic] = lease
 
+    def acknowledged(self, partition: Partition, records: int) -> None:
+        """Not looked at: everything is settled at once."""
+
     async def lost(self, partitions: Collection[Partition]) -> None:
         self.lost_streams += [partition.topic for partition in partitions]
         self._forget(partitions)
