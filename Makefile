@@ -36,10 +36,11 @@ soak: $(DEV)
 	.ci/components
 	STREAM_RUNNER_E2E_SCALE=full STREAM_RUNNER_SIMULATION_SEEDS=2000 $(BIN)/python -m pytest -q --timeout=1800 tests/engine tests/e2e
 
-# Ratios against the bare client loop, in one run.
+# Ratios against the bare client loops, in one run each.
 bench: $(DEV)
 	.ci/components
 	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks.redis
 
 # Anew from pyproject.toml; the locks name every package with its hashes.
 lock: $(DEV)

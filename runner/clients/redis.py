@@ -249,6 +249,10 @@ class RedisClient:
         """The URL, which holds no secret."""
         return str(self._connection)
 
+    @property
+    def is_cluster(self) -> bool:
+        return self._connection.url.finding is Finding.CLUSTER
+
     async def execute(self, *args: bytes | str | int, key: bytes | None = None, timeout: float) -> Reply:
         """The reply to one command. ``key`` is one that it is about, None when there is none."""
         return await self._commands.execute(args, key, timeout)

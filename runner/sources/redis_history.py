@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from runner.clients.redis_wire import Reply
+from runner.model import Record
 from runner.sources.redis_scripts import ATTEMPT
 
 MOST_HANDED_OUT: Final = 3
@@ -19,6 +20,16 @@ class History:
 
     attempts: Mapping[str, int] = field(default_factory=dict)
     suspects: Collection[str] = ()
+
+    def of(self, records: Sequence[Record]) -> tuple[Mapping[int, int], Collection[int]]:
+        """The attempts of ``records``, and the suspects among them, by sequence."""
+        if not self.attempts and not self.suspects:
+            return {}, ()
+        sequences = {str(record.position): record.sequence for record in records}
+        return (
+            {sequences[each]: count for each, count in self.attempts.items() if each in sequences},
+            [sequences[each] for each in self.suspects if each in sequences],
+        )
 
 
 def history_of(counts: Sequence[Reply]) -> History:

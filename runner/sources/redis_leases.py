@@ -182,12 +182,16 @@ class Leases:
 
     async def _check_servers(self) -> None:
         """A server that was restarted may have gone back to an older state: nothing that was read before counts."""
-        for name in list(self._held):
-            place = self._places[name]
-            info = await self._client.execute("INFO", "server", key=place.stream, timeout=self._patience)
+        # Outside of a cluster one server has all streams: any of them will do.
+        for name in list(self._held)[: None if self._client.is_cluster else 1]:
+            stream = self._places[name].stream
+            info = await self._client.execute("INFO", "server", key=stream, timeout=self._patience)
+            server = name if self._client.is_cluster else ""
             run_id = _run_id(info)
-            if self._run_ids.setdefault(name, run_id) != run_id:
-                self.end(place)
+            if self._run_ids.setdefault(server, run_id) != run_id:
+                self._run_ids[server] = run_id
+                for held in [name] if self._client.is_cluster else list(self._held):
+                    self.end(self._places[held])
 
     def end(self, place: StreamPlace) -> None:
         """The lease is over, or what was read by it does not count any more."""

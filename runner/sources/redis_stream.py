@@ -22,7 +22,8 @@ from runner.sources.redis_records import RecordMaker
 from runner.sources.redis_scripts import ATTEMPT, CHARGE, CLAIM, MOST_IDS, READ
 
 BEGINNING: Final = "0-0"
-MOST_BYTES: Final = 1_000_000
+MOST_BYTES: Final = 250_000
+MOST_ENTRIES: Final = 500
 """Of one reply, about: a script stops the server for as long as it takes."""
 FIRST_COUNT: Final = 100
 BLOCK: Final = 2.0
@@ -303,21 +304,9 @@ class OwnedStream:
         self._sequence += len(records)
         size = sum([record.size for record in records])
         if records:
-            self._count = max(1, min(MOST_IDS, MOST_BYTES * len(records) // max(size, 1), 2 * self._count))
-        attempts, suspects = self._history.attempts, self._history.suspects
+            self._count = max(1, min(MOST_ENTRIES, MOST_BYTES * len(records) // max(size, 1), 2 * self._count))
         self._chunk = Fetched(
-            self.place.partition,
-            records,
-            following_id(self._last_id),
-            size,
-            {
-                each.sequence: attempts[entry.id]
-                for each, entry in zip(records, there, strict=True)
-                if entry.id in attempts
-            }
-            if attempts
-            else {},
-            [each.sequence for each, entry in zip(records, there, strict=True) if entry.id in suspects],
+            self.place.partition, records, following_id(self._last_id), size, *self._history.of(records)
         )
         self._on_chunk()
 
@@ -338,7 +327,8 @@ class OwnedStream:
     async def _call_read(self, after: str, count: int) -> list[Reply]:
         """One READ, which takes along what is to be acknowledged; that is kept when its effect is not known."""
         settled, self._settled = self._settled[:MOST_IDS], self._settled[MOST_IDS:]
-        trimmed, self._trimmed = self._trimmed[:MOST_IDS], self._trimmed[MOST_IDS:]
+        room = MOST_IDS - len(settled)
+        trimmed, self._trimmed = self._trimmed[:room], self._trimmed[room:]
         checkpoint, self._checkpoint = self._checkpoint, None
         done = False
         try:

@@ -20,6 +20,7 @@ from runner.clients.redis_slots import companion_key
 from runner.clients.redis_url import parse_redis_url
 from runner.core.lease import LeaseTimes
 from runner.model import NO_TIMESTAMP, Headers, Partition, Position
+from runner.ports import AcknowledgesRecords
 from runner.sources.redis_streams import RedisStreamsSettings, RedisStreamsSource
 from runner.sources.starting import StartingPosition
 from runner.testing import SourceConformance
@@ -112,6 +113,9 @@ class TestRedisSource(SourceConformance):
             for stream in streams:  # empty, but there
                 await raw(client, "XGROUP", "CREATE", stream, "another", "$", "MKSTREAM")
             yield RedisSourceHarness(redis_server, client, streams, new_stream())
+
+    async def test_it_is_told_of_each_record(self, harness: SourceHarness) -> None:
+        assert isinstance(harness.make_source(), AcknowledgesRecords)
 
     async def test_data_loss_stops_that_partition_under_fail(self, harness: SourceHarness) -> None:
         if harness_of(harness).counts_entries:
