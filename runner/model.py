@@ -57,11 +57,12 @@ class Record(msgspec.Struct, frozen=True, gc=False, eq=False):
 class Lease(NamedTuple):
     """Why a partition is ours, where its source has no coordinator that says so.
 
-    ``generation`` is higher than that of every earlier owner. ``until`` is the clock's time in seconds from which on
-    another may own the partition: nothing may be started for it any more.
+    ``generation`` is higher than that of every earlier owner; None where several own records of it at the same time.
+    ``until`` is the clock's time in seconds from which on another may own what is ours: nothing may be started for it
+    any more.
     """
 
-    generation: int
+    generation: int | None
     until: float
 
 

@@ -74,6 +74,11 @@ class SourceListener(Protocol):
         ``AcknowledgesRecords``)."""
         ...
 
+    def taken(self, partition: Partition, records: int) -> None:
+        """So many of the records that the source was told are settled were another consumer's by then: that they are
+        settled here does not count."""
+        ...
+
     async def lost(self, partitions: Collection[Partition]) -> None:
         """These partitions are, or may be, another owner's. Nothing is drained and nothing of them counts any more;
         returns when what ran for them was cancelled, or would not end."""
@@ -154,6 +159,17 @@ class AcknowledgesRecords(Protocol):
 
     def attempted(self, partition: Partition, attempts: Mapping[Position, int]) -> None:
         """Keep how many attempts were charged to records that come again, for who is given them after us."""
+        ...
+
+    async def charge(self, partition: Partition, attempts: Mapping[Position, int]) -> None:
+        """As ``attempted``, for records that may end this process when they are tried, which happens when this has
+        returned. Raises CheckpointFenced, CheckpointFailed: then they must not be tried now."""
+        ...
+
+    async def still_ours(self, partition: Partition, records: Sequence[Record]) -> Sequence[bool]:
+        """Which of ``records`` are ours to give up, in their order; others are another consumer's by now.
+
+        Raises CheckpointFenced, CheckpointFailed: not known now."""
         ...
 
 

@@ -30,6 +30,9 @@ class Carried:
         ends = [suspect + (suspect == first) for suspect in self._suspects if suspect >= first]
         return min([before, *ends])
 
+    def is_suspect(self, record: Record) -> bool:
+        return record.sequence in self._suspects
+
     def take(self, batch: Sequence[Record]) -> dict[int, int]:
         """The attempts of the records of ``batch``, by sequence; they are forgotten here."""
         self._suspects.difference_update([record.sequence for record in batch])

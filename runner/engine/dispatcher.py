@@ -13,8 +13,9 @@ from runner.core.permits import Permits
 from runner.engine.lane import Lane
 from runner.engine.partition import PartitionWorker
 from runner.engine.policy import MappingPolicy
+from runner.engine.suspects import Suspects
 from runner.model import ErrorKind, Invocation, Invoke, Outcome, PartlyFailed, Succeeded
-from runner.ports import Clock, Function, Observer
+from runner.ports import AcknowledgesRecords, Clock, Function, Observer
 
 _CANCEL_GRACE = 5.0  # seconds that a cancelled invocation may take to end
 
@@ -35,12 +36,15 @@ class Dispatcher:
         clock: Clock,
         permits: Sequence[Permits],
         may_start: Callable[[float], bool],
+        keeper: AcknowledgesRecords | None = None,
     ) -> None:
-        """``may_start(now)`` is asked before each invocation and before each result is taken."""
+        """``may_start(now)`` is asked before each invocation and before each result is taken. ``keeper``: the source,
+        where it keeps attempts."""
         self.in_flight = 0
         self.last_result = "No records processed"
         self._policy = policy
         self._function = function
+        self._suspects = None if keeper is None else Suspects(function, keeper)
         self._source = source
         self._observer = observer
         self._clock = clock
@@ -165,7 +169,8 @@ class Dispatcher:
             with anyio.CancelScope() as scope:
                 lane.cancel = scope.cancel
                 lane.invocation = invocation
-                outcome = await self._function.invoke(invocation)
+                suspects = self._suspects if lane.is_suspect else None
+                outcome = await (suspects or self._function).invoke(invocation)
         finally:
             lane.cancel = lane.invocation = None
             self._invocation_over(worker)

@@ -37,6 +37,7 @@ class Lane:
         "delivery",
         "index",
         "invocation",
+        "is_suspect",
         "retry_at",
         "state",
         "storing",
@@ -55,6 +56,7 @@ class Lane:
         self.storing = 0  # records given up that the destination does not have yet
         self.cancel: Callable[[], None] | None = None  # ends the running invocation; set by the mapping's task
         self.invocation: Invocation | None = None  # the running one
+        self.is_suspect = False  # its delivery is of one record, which may have ended the processes that tried it
 
     @property
     def first_unsettled(self) -> Record | None:
@@ -71,6 +73,7 @@ class Lane:
             before = carried.before(first.sequence, before)
         batch = self.batcher.take(before)
         if batch:
+            self.is_suspect = carried.is_suspect(batch[0])
             self.delivery = Delivery(batch, policy, carried.take(batch) if carried else None)
         return batch
 

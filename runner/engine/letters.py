@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import anyio
@@ -13,7 +13,16 @@ from runner.engine.lane import Lane
 from runner.engine.policy import MappingPolicy
 from runner.engine.stored import StoredLetters
 from runner.model import DeadLetter, GiveUp, Partition, Problem, Reason, Record
-from runner.ports import Clock, Destination, DestinationError, Observer, Source
+from runner.ports import (
+    AcknowledgesRecords,
+    CheckpointFailed,
+    CheckpointFenced,
+    Clock,
+    Destination,
+    DestinationError,
+    Observer,
+    Source,
+)
 
 _RETRY = RetryPolicy(initial_backoff=0.5, maximum_backoff=10.0)
 
@@ -50,13 +59,16 @@ class Letters:
         destination: Destination | None,
         policy: MappingPolicy,
         source: Source,
+        keeper: AcknowledgesRecords | None,
         clock: Clock,
         observer: Observer,
         jitter: Callable[[], float],
     ) -> None:
+        """``keeper``: the source, where records may become another consumer's."""
         self._destination = destination
         self._policy = policy
         self._source = source
+        self._keeper = keeper
         self._clock = clock
         self._observer = observer
         self._jitter = jitter
@@ -100,22 +112,55 @@ class Letters:
     async def _empty(self, partition: Partition, queue: _Queue) -> None:
         while True:
             queue.arrived = anyio.Event()
-            # The lanes of a discarded assignment do not wait any more: its records come again.
-            queue.items = [item for item in queue.items if not item.lane.worker.is_discarded]
+            # The lanes of an assignment that is over do not wait any more: its records come again.
+            now = self._clock.now()
+            queue.items = [item for item in queue.items if item.lane.worker.holds_lease(now)]
             if not queue.items:
                 del self._queues[partition]
                 self._report(None)
                 return
-            now = self._clock.now()
             due = [item for item in queue.items if item.not_before <= now]
             if due:
                 # Asked only now: a letter of an earlier assignment may have been under way until a moment ago.
-                if not self._settle_stored(queue, due, now):
+                if not self._settle_stored(queue, due, now) and await self._are_ours(partition, queue, due):
                     await self._store(queue, due)
                 self._on_stored()
                 continue
             with anyio.move_on_after(min(item.not_before for item in queue.items) - now):
                 await queue.arrived.wait()
+
+    async def _are_ours(self, partition: Partition, queue: _Queue, due: Sequence[_Pending]) -> bool:
+        """Whether all of ``due`` are ours to give up. If not, the others are not pending any more, or it is not known
+        now and asked again later."""
+        if self._keeper is None:
+            return True
+        try:
+            ours = iter(
+                await self._keeper.still_ours(partition, [letter.record for item in due for letter in item.letters])
+            )
+        except (CheckpointFailed, CheckpointFenced) as failure:
+            for item in due:
+                self._try_later(item)
+            self._report(DestinationError(f"not known whether they are still ours: {failure}"))
+            return False
+        now = self._clock.now()
+        all_ours = True
+        for item in due:
+            kept, gone = _split(item.letters, ours)
+            if gone:
+                all_ours = False
+                self._drop(queue, item, kept)
+                item.lane.worker.on_taken(item.lane, [letter.record for letter in gone], now)
+        return all_ours
+
+    def _try_later(self, item: _Pending) -> None:
+        item.tries += 1
+        item.not_before = self._clock.now() + _RETRY.backoff(item.tries, self._jitter())
+
+    def _drop(self, queue: _Queue, item: _Pending, left: list[DeadLetter]) -> None:
+        item.letters = left
+        if not left:
+            queue.items.remove(item)
 
     async def _store(self, queue: _Queue, due: Sequence[_Pending]) -> None:
         assert self._destination is not None
@@ -134,12 +179,9 @@ class Letters:
                 else:
                     failed.append(letter)
                     failure = error
-            item.letters = failed
+            self._drop(queue, item, failed)
             if failed:
-                item.tries += 1
-                item.not_before = now + _RETRY.backoff(item.tries, self._jitter())
-            else:
-                queue.items.remove(item)
+                self._try_later(item)
             if stored:
                 item.lane.worker.on_stored(item.lane, stored, now)
         self._report(failure)
@@ -155,9 +197,7 @@ class Letters:
             if not stored:
                 continue
             found = True
-            item.letters = [letter for letter in item.letters if letter.record not in self._stored]
-            if not item.letters:
-                queue.items.remove(item)
+            self._drop(queue, item, [letter for letter in item.letters if letter.record not in self._stored])
             for record in stored:
                 self._stored.add(record, item.lane.worker)
             item.lane.worker.on_stored(item.lane, stored, now)
@@ -195,3 +235,11 @@ class Letters:
             )
             for record, attempts in zip(step.records, step.attempts, strict=True)
         ]
+
+
+def _split(letters: Sequence[DeadLetter], ours: Iterator[bool]) -> tuple[list[DeadLetter], list[DeadLetter]]:
+    """Those that are ours, and the others; ``ours`` answers for each of them, and perhaps for more."""
+    sides: tuple[list[DeadLetter], list[DeadLetter]] = [], []
+    for letter in letters:
+        sides[not next(ours)].append(letter)
+    return sides

@@ -14,6 +14,7 @@ from runner.engine.committer import Committer
 from runner.engine.dispatcher import Dispatcher
 from runner.engine.lane import Lane
 from runner.engine.letters import Letters
+from runner.engine.opening import open_all
 from runner.engine.partition import PartitionWorker
 from runner.engine.policy import MappingPolicy
 from runner.engine.timers import Timer, Timers
@@ -23,7 +24,6 @@ from runner.ports import (
     Clock,
     Destination,
     Function,
-    FunctionNotValid,
     Observer,
     Source,
     SourceError,
@@ -76,7 +76,8 @@ class Mapping:
         self._committer = Committer(
             source, clock, observer, interval=policy.commit_interval, timeout=policy.commit_timeout
         )
-        self.letters = Letters(destination, policy, source, clock, observer, jitter)
+        keeper = self._keeper = source if isinstance(source, AcknowledgesRecords) else None
+        self.letters = Letters(destination, policy, source, keeper, clock, observer, jitter)
         self.dispatcher = Dispatcher(
             policy=policy,
             function=function,
@@ -85,8 +86,8 @@ class Mapping:
             clock=clock,
             permits=[permits for permits in (function_permits, process_permits) if permits is not None],
             may_start=lambda now: not self._lost_lease(now),
+            keeper=keeper,
         )
-        self._keeper = source if isinstance(source, AcknowledgesRecords) else None
         self._turned_at = clock.now()
         self._stop = anyio.Event()
         self._failure: Problem | None = None
@@ -107,7 +108,7 @@ class Mapping:
         """Raises SourceError and FunctionNotValid; anything else that it raises is a defect."""
         self.dispatcher.join()
         try:
-            if await self._open():
+            if await open_all(self._stop, self.function, self._destination, self.source, self):
                 await self._run()
         finally:
             for worker in self.workers.values():
@@ -118,30 +119,6 @@ class Mapping:
                 await self.function.close()
                 if self._destination is not None:
                     await self._destination.close()
-
-    async def _open(self) -> bool:
-        """False: told to stop before everything was open."""
-        is_open = False
-        problem: SourceError | FunctionNotValid | None = None
-        async with anyio.create_task_group() as group:
-
-            async def cancel_when_stopped() -> None:
-                await self._stop.wait()
-                group.cancel_scope.cancel()
-
-            group.start_soon(cancel_when_stopped)
-            try:
-                await self.function.open()
-                if self._destination is not None:
-                    await self._destination.open()
-                await self.source.open(self)
-                is_open = True
-            except (SourceError, FunctionNotValid) as error:
-                problem = error
-            group.cancel_scope.cancel()
-        if problem is not None:
-            raise problem
-        return is_open
 
     async def _run(self) -> None:
         self._turned_at = self._clock.now()  # opening took its time, and nothing was in flight
@@ -318,6 +295,10 @@ class Mapping:
     def acknowledged(self, partition: Partition, records: int) -> None:
         if (worker := self.workers.get(partition)) is not None:
             worker.stored_records += records
+
+    def taken(self, partition: Partition, records: int) -> None:
+        self._observer.stale_results(partition, records)
+        self.acknowledged(partition, records)
 
     async def lost(self, partitions: Collection[Partition]) -> None:
         workers = [self.workers[partition] for partition in partitions if partition in self.workers]

@@ -15,6 +15,7 @@ from runner.engine.carried import Carried
 from runner.engine.host import Host
 from runner.engine.lane import Lane, LaneState
 from runner.engine.policy import MappingPolicy
+from runner.engine.selection import select
 from runner.model import (
     Backlog,
     Fetched,
@@ -108,7 +109,9 @@ class PartitionWorker:
         self._carried.note(fetched)
         self._budget.used += fetched.size + RECORD_OVERHEAD * len(records)
         self._lag.note_end(backlog)
-        wanted = self._wanted(records, now)
+        wanted, refused = select(records, self._policy)
+        for how, others in refused:
+            self._settle(others, how, now)
         for index, part in self._places.place(wanted):
             lane = self.lanes.get(index)
             if lane is None:
@@ -117,21 +120,6 @@ class PartitionWorker:
             if lane.state is LaneState.IDLE:
                 self._consider(lane, now)
         self.update_flow()
-
-    def _wanted(self, records: Sequence[Record], now: float) -> Sequence[Record]:
-        wants = self._policy.wants
-        if self._policy.skip_tombstones:
-            tombstones = [record for record in records if record.value is None]
-            if tombstones:
-                self._settle(tombstones, Settlement.SKIPPED, now)
-                records = [record for record in records if record.value is not None]
-        if wants is None:
-            return records
-        wanted = [record for record in records if wants(record)]
-        if len(wanted) < len(records):
-            kept = {record.sequence for record in wanted}
-            self._settle([record for record in records if record.sequence not in kept], Settlement.FILTERED, now)
-        return wanted
 
     def _load(self, index: int) -> int:
         lane = self.lanes.get(index)
@@ -260,19 +248,27 @@ class PartitionWorker:
 
     def on_stored(self, lane: Lane, records: Sequence[Record], now: float) -> None:
         """The destination has ``records`` of what the lane gave up; with the last of them the lane goes on."""
+        self._stored_or_taken(lane, records, Settlement.DEAD_LETTERED, now)
+
+    def on_taken(self, lane: Lane, records: Sequence[Record], now: float) -> None:
+        """As ``on_stored``, but another consumer has them by now, and does with them what is to be done."""
+        self._stored_or_taken(lane, records, None, now)
+
+    def _stored_or_taken(self, lane: Lane, records: Sequence[Record], how: Settlement | None, now: float) -> None:
         if self.is_discarded:
             return
         assert lane.state is LaneState.STORING
-        self._settle(records, Settlement.DEAD_LETTERED, now)
+        self._settle(records, how, now)
         lane.storing -= len(records)
         if not lane.storing:
             self._resume(lane, now)
         self.update_flow()
 
-    def _settle(self, records: Sequence[Record], how: Settlement, now: float) -> None:
+    def _settle(self, records: Sequence[Record], how: Settlement | None, now: float) -> None:
+        """``how``: None when they are another's."""
         head = self.tracker.head
         self.tracker.settle(records)
-        if self._keeper is not None:
+        if self._keeper is not None and how is not None:
             self._keeper.settled(self.partition, records)
         if self._held_back and self.tracker.head > head:
             self._release()
@@ -280,7 +276,11 @@ class PartitionWorker:
         self.unsettled_bytes -= size
         self._budget.used -= size + RECORD_OVERHEAD * len(records)
         self._lag.note_settled()
-        self._observer.records_settled(self.partition, how, records, now)
+        if how is None:
+            self.stored_records += len(records)
+            self._observer.stale_results(self.partition, len(records))
+        else:
+            self._observer.records_settled(self.partition, how, records, now)
 
     # --- flow
 

@@ -36,7 +36,7 @@ def identity_headers(invocation: Invocation) -> list[tuple[str, str]]:
         ("Stream-Runner-Attempt", str(invocation.attempt)),
         ("Idempotency-Key", invocation.idempotency_key),
     ]
-    if invocation.lease is not None:
+    if invocation.lease is not None and invocation.lease.generation is not None:
         headers.append(("Stream-Runner-Generation", str(invocation.lease.generation)))
     traceparent = valid_traceparent(invocation)
     if traceparent is not None:

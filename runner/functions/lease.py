@@ -33,5 +33,6 @@ def lease_expired(invocation: Invocation) -> Throttled:
     """The outcome of an invocation of which the function got nothing, or not the whole."""
     lease = invocation.lease
     assert lease is not None
-    text = f"the lease of {invocation.partition}, generation {lease.generation}, ended before the function was called"
+    whose = f"{invocation.partition}" + ("" if lease.generation is None else f", generation {lease.generation}")
+    text = f"the lease of {whose}, ended before the function was called"
     return Throttled(FunctionError(kind=ErrorKind.UNREACHABLE, type="LeaseExpired", text=text))

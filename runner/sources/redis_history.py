@@ -13,6 +13,9 @@ from runner.sources.redis_scripts import ATTEMPT
 MOST_HANDED_OUT: Final = 3
 """How often an entry may be handed out without that an attempt was charged; after more it may kill its function."""
 
+_WORN: Final = ATTEMPT - 100
+"""Handed out so often, a count is set back before it runs into the attempts."""
+
 
 @dataclass(frozen=True, slots=True)
 class History:
@@ -32,10 +35,16 @@ class History:
         )
 
 
-def history_of(counts: Sequence[Reply]) -> History:
-    """``counts`` are ids and delivery counts in turn, this delivery included."""
+def suspected(attempts: int) -> int:
+    """The delivery count of an entry that was charged so many, and is a suspect."""
+    return attempts * ATTEMPT + MOST_HANDED_OUT + 1
+
+
+def history_of(counts: Sequence[Reply]) -> tuple[History, Mapping[bytes, int]]:
+    """``counts`` are ids and delivery counts in turn, this delivery included. Also counts to be set, by id."""
     attempts: dict[str, int] = {}
     suspects: set[str] = set()
+    worn: dict[bytes, int] = {}
     for entry_id, count in zip(counts[::2], counts[1::2], strict=True):
         assert isinstance(entry_id, bytes)
         assert isinstance(count, int)
@@ -44,4 +53,6 @@ def history_of(counts: Sequence[Reply]) -> History:
             attempts[entry_id.decode()] = charged
         if handed_out > MOST_HANDED_OUT:
             suspects.add(entry_id.decode())
-    return History(attempts, suspects)
+        if handed_out > _WORN:
+            worn[entry_id] = suspected(charged)
+    return History(attempts, suspects), worn

@@ -23,6 +23,7 @@ class RecordingListener:
         self.leases: dict[Partition, list[Lease]] = {}
         self.lost_partitions: list[Collection[Partition]] = []
         self.acknowledged_records: Counter[Partition] = Counter()
+        self.taken_records: Counter[Partition] = Counter()
         self._on_revoked = on_revoked
 
     def assigned(self, partitions: Collection[Partition]) -> None:
@@ -40,6 +41,9 @@ class RecordingListener:
 
     def acknowledged(self, partition: Partition, records: int) -> None:
         self.acknowledged_records[partition] += records
+
+    def taken(self, partition: Partition, records: int) -> None:
+        self.taken_records[partition] += records
 
     async def lost(self, partitions: Collection[Partition]) -> None:
         self.lost_partitions.append(list(partitions))

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 from hypothesis import given
 from hypothesis import strategies as st
 
 from core_strategies import records_of
+from engine_harness.keeping import KeepingSource
 from engine_harness.scripts import failing
 from engine_harness.world import World
 from runner.core.lanes import Ordering
 from runner.engine.carried import Carried
 from runner.model import Fetched, Invocation, Outcome, Partition, Position, Record, Settlement
-from runner.testing import MemoryDestination, MemorySource
+from runner.testing import MemoryDestination
 
 PLACE = Partition("stream", 0)
 
@@ -36,26 +35,6 @@ def test_a_suspect_is_in_a_batch_of_its_own(suspected: list[bool], size: int) ->
         assert len(batch) == 1 or not suspects & {record.sequence for record in batch}
         assert len(batch) <= size
     assert not carried
-
-
-class KeepingSource(MemorySource):
-    """Is told of each record, and hands out what it is told to have kept."""
-
-    def __init__(self, *arguments: object, **keywords: object) -> None:
-        super().__init__(*arguments, **keywords)  # type: ignore[arg-type]
-        self.kept: dict[Position, int] = {}
-        self.told_settled: list[Position] = []
-        self.carried: Mapping[int, int] = {}
-        self.suspects: Sequence[int] = ()
-
-    def settled(self, partition: Partition, records: Sequence[Record]) -> None:
-        self.told_settled += [record.position for record in records]
-
-    def attempted(self, partition: Partition, attempts: Mapping[Position, int]) -> None:
-        self.kept |= attempts
-
-    async def fetch(self) -> Sequence[Fetched]:
-        return [each._replace(attempts=self.carried, suspects=self.suspects) for each in await super().fetch()]
 
 
 async def test_attempts_go_to_the_source_and_come_from_it() -> None:

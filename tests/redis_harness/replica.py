@@ -63,7 +63,9 @@ class Replica:
             for fetched in await self.source.fetch():
                 name = fetched.partition.topic
                 assert name in self.owned, "fetched, and not ours"
-                self.seen += [(name, str(each.position), self._leases[name].generation) for each in fetched.records]
+                generation = self._leases[name].generation
+                assert generation is not None
+                self.seen += [(name, str(each.position), generation) for each in fetched.records]
                 self.attempts |= {
                     str(each.position): fetched.attempts[each.sequence]
                     for each in fetched.records
@@ -106,6 +108,9 @@ class Replica:
 
     def acknowledged(self, partition: Partition, records: int) -> None:
         """Not looked at: everything is settled at once."""
+
+    def taken(self, partition: Partition, records: int) -> None:
+        """Not looked at: what another consumer has is delivered there."""
 
     async def lost(self, partitions: Collection[Partition]) -> None:
         self.lost_streams += [partition.topic for partition in partitions]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from kafka_harness.waiting import until, until_async
-from redis_harness.client import connect, pending
+from redis_harness.client import connect, pending, raw
 from redis_harness.fixtures import ON_EVERY_FLAVOUR
 from redis_harness.replica import a_replica, fill, places
 from redis_harness.server import RedisServer
@@ -42,27 +42,52 @@ async def test_attempts_are_given_to_the_next_owner(redis_server: RedisServer, n
         assert second.suspects == set()
 
 
-async def test_who_is_handed_out_again_and_again_is_a_suspect(
+async def test_who_is_handed_out_again_and_again_is_a_suspect_and_charged_when_it_is_tried(
     redis_server: RedisServer, new_stream: Callable[[], str]
 ) -> None:
     stream, group = new_stream(), new_stream()
     async with connect(redis_server.url) as client:
         added = await fill(client, stream, 3)
-        killer = added[1][1]
+        innocent, killer, other = [place[1] for place in added]
         told = []
-        for life in range(6):
+        for life in range(7):
             replica = a_replica(redis_server.url, [stream], group, lease=LeaseTimes(1.0, 0.2))
             replica.settles = False
             async with replica.running():
                 await until(lambda: len(replica.seen) == 3, what="everything is read")  # noqa: B023 - awaited here
-                if life > 0:  # the others were tried, and failed
-                    replica.source.attempted(Partition(stream, 0), {added[0][1]: life, added[2][1]: life})
+                told.append((replica.attempts.get(killer, 0), replica.suspects))
+                assert innocent not in replica.attempts
+                if killer in replica.suspects:
+                    await replica.source.charge(Partition(stream, 0), {killer: replica.attempts.get(killer, 0) + 1})
+                elif life > 0:  # one more was tried, and failed
+                    replica.source.attempted(Partition(stream, 0), {other: life})
                     await replica.source._holdings[Partition(stream, 0)].owned.write_attempts()
                 # As a process that ends without giving its lease back: what it read still counts as handed out.
                 replica.source._leases = None
-            told.append((replica.attempts.get(killer, 0), killer in replica.suspects, len(replica.suspects)))
-        assert told[:3] == [(0, False, 0)] * 3
-        assert told[3:] == [(0, True, 1), (1, True, 1), (2, True, 1)]
+        assert told[:3] == [(0, set())] * 3
+        assert told[3:6] == [(0, {innocent, killer}), (1, {innocent, killer}), (2, {innocent, killer})]
+        assert told[6] == (3, {innocent, killer, other})
+
+
+async def test_a_count_of_handing_out_never_runs_into_the_attempts(
+    redis_server: RedisServer, new_stream: Callable[[], str]
+) -> None:
+    stream, group = new_stream(), new_stream()
+    async with connect(redis_server.url) as client:
+        added = await fill(client, stream, 1)
+        entry_id = added[0][1]
+        first = a_replica(redis_server.url, [stream], group)
+        first.settles = False
+        async with first.running():
+            await until(lambda: len(first.seen) == 1, what="it is read")
+        await raw(client, "XCLAIM", stream, group, "stream-runner", 0, entry_id, "RETRYCOUNT", 2_998, "JUSTID")
+        second = a_replica(redis_server.url, [stream], group)
+        second.settles = False
+        async with second.running():
+            await until(lambda: len(second.seen) == 1, what="it comes again")
+            assert [each.deliveries for each in await pending(client, stream, group)] == [2_004]
+        assert second.attempts == {entry_id: 2}
+        assert second.suspects == {entry_id}
 
 
 async def test_what_is_given_back_unread_was_not_handed_out(

@@ -1,0 +1,40 @@
+"""Trying records that may have ended the processes that tried them."""
+
+from __future__ import annotations
+
+import anyio
+
+from runner.model import ErrorKind, FunctionError, Invocation, Outcome, Position, Throttled, TooLarge
+from runner.ports import AcknowledgesRecords, CheckpointFailed, CheckpointFenced, Function
+
+
+class Suspects:
+    """Invokes a mapping's suspects one at a time, so that none is charged for what another does to the process.
+
+    The attempt is charged before it is made: if it ends this process as well, nobody is left to do so. The permit is
+    held meanwhile, since suspects are few.
+    """
+
+    def __init__(self, function: Function, keeper: AcknowledgesRecords) -> None:
+        self._function = function
+        self._keeper = keeper
+        self._alone = anyio.Lock()
+
+    async def invoke(self, invocation: Invocation) -> Outcome:
+        """``invocation`` hands over one record. Throttled when its attempt cannot be kept now."""
+        assert len(invocation.records) == 1
+        partition, position = invocation.partition, invocation.first_position
+        async with self._alone:
+            try:
+                await self._keeper.charge(partition, {position: invocation.attempt})
+            except (CheckpointFailed, CheckpointFenced) as failure:
+                text = f"{position} was handed over again and again, and its next attempt cannot be kept: {failure}"
+                return Throttled(FunctionError(kind=ErrorKind.UNREACHABLE, type="AttemptNotKept", text=text))
+            was_tried = False
+            try:
+                outcome = await self._function.invoke(invocation)
+                was_tried = not isinstance(outcome, Throttled | TooLarge)
+                return outcome
+            finally:  # cancelled, too: it was not the record that ended this
+                if not was_tried:
+                    self._keeper.attempted(partition, dict[Position, int]({position: invocation.attempt - 1}))
