@@ -95,12 +95,13 @@ class _Command:
 
 
 class _Commands:
-    """Sends commands over at most ``connections`` connections of its own. Failed ones are not used again."""
+    """Sends commands over at most ``connections`` connections of its own to each server, so that one that hangs holds
+    up no other's commands. Failed ones are not used again."""
 
     def __init__(self, connection: RedisConnection, topology: Topology, connections: int) -> None:
         self._connection = connection
         self._topology = topology
-        self._permits = asyncio.Semaphore(connections)
+        self._permits: defaultdict[Address, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(connections))
         self._idle: defaultdict[Address, list[Wire]] = defaultdict(list)
         self._in_use: set[Wire] = set()
         self._is_cluster = connection.url.finding is Finding.CLUSTER
@@ -113,6 +114,9 @@ class _Commands:
             async with asyncio.timeout(timeout):
                 return await self._deliver(command)
         except TimeoutError as error:
+            if command.place is not None:
+                # One that is silent may have been replaced by another that is not.
+                self._doubt(FailureKind.TIMEOUT, command.place)
             raise command.overdue(str(self._connection), timeout) from error
 
     async def run(
@@ -174,33 +178,40 @@ class _Commands:
         return None
 
     async def _try(self, command: _Command, asked: Address | None) -> Reply:
-        async with self._permits:
-            wire = await self._wire(command.slot, asked)
-            self._in_use.add(wire)
-            command.place = wire.address
-            try:
-                if asked is not None:
-                    await wire.call(_ASKING)
-                command.sent = True
-                return await wire.call(command.packed)
-            except RedisFailure as failure:
-                command.sent = failure.effect is Effect.UNKNOWN
-                self._doubt(failure.kind, wire.address)
-                raise
-            finally:
-                self._in_use.discard(wire)
-                self._put_back(wire)
+        while True:
+            address = asked or self._topology.known(command.slot) or await self._topology.locate(command.slot)
+            async with self._permits[address]:
+                command.place = address
+                wire = await self._wire(address, command.slot, asked)
+                if wire is not None:
+                    return await self._call(command, wire, asks=asked is not None)
 
-    async def _wire(self, slot: int | None, asked: Address | None) -> Wire:
+    async def _call(self, command: _Command, wire: Wire, *, asks: bool) -> Reply:
+        self._in_use.add(wire)
+        try:
+            if asks:
+                await wire.call(_ASKING)
+            command.sent = True
+            return await wire.call(command.packed)
+        except RedisFailure as failure:
+            command.sent = failure.effect is Effect.UNKNOWN
+            self._doubt(failure.kind, wire.address)
+            raise
+        finally:
+            self._in_use.discard(wire)
+            self._put_back(wire)
+
+    async def _wire(self, address: Address, slot: int | None, asked: Address | None) -> Wire | None:
+        """A connection to ``address``; None when another is to be used by now, unless it was ``asked`` for."""
         if self._closed:
             raise RedisFailure(FailureKind.CLOSED, str(self._connection))
-        known = asked or self._topology.known(slot)
-        wire = None if known is None else self._take(known)
+        if asked is None and self._topology.known(slot) != address:
+            return None
+        wire = self._take(address)
         if wire is not None:
             return wire
-        address = asked or await self._topology.locate(slot)
-        if address != known and (wire := self._take(address)) is not None:
-            return wire
+        if asked is None and await self._topology.locate(slot) != address:
+            return None
         try:
             return await Wire.connect(address, self._connection.url.database, self._connection.login)
         except RedisFailure as failure:
@@ -270,9 +281,11 @@ class RedisClient:
         """
         return self._commands.refused(text)
 
-    def dedicated(self, read_timeout: float) -> DedicatedRedis:
-        """A connection of its own, made when it is needed, for commands that block or must not wait for others."""
-        return DedicatedRedis(_Commands(self._connection, self._topology, 1), read_timeout)
+    def dedicated(self, read_timeout: float, *, connections: int = 1) -> DedicatedRedis:
+        """At most so many connections of its own to each server, and no more than a client has; made when they are
+        needed, for commands that block or must not wait for others."""
+        most = min(connections, _MOST_CONNECTIONS)
+        return DedicatedRedis(_Commands(self._connection, self._topology, most), read_timeout)
 
     async def close(self) -> None:
         """Close what it has opened itself: commands under way fail. Takes no time, never raises."""
@@ -280,7 +293,7 @@ class RedisClient:
 
 
 class DedicatedRedis:
-    """As RedisClient, but over one connection at a time, and with ``read_timeout`` seconds a call if not said."""
+    """As RedisClient, but over few connections, all its own, and with ``read_timeout`` seconds a call if not said."""
 
     def __init__(self, commands: _Commands, read_timeout: float) -> None:
         self._commands = commands

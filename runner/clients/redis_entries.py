@@ -24,6 +24,8 @@ Fields: TypeAlias = Sequence[tuple[bytes, bytes]]
 """Names and values as an entry has them: a name may come again, and both may be any bytes."""
 
 _LARGEST_NUMBER: Final = (1 << 64) - 1
+LARGEST_ID: Final = f"{_LARGEST_NUMBER}-{_LARGEST_NUMBER}"
+"""An entry of this id is the last that its stream can ever have."""
 _ID: Final = re.compile(r"(\d{1,20})-(\d{1,20})", re.ASCII)
 _YEAR_2000_MS: Final = 946_684_800_000
 _DAY_MS: Final = 24 * 3_600_000
@@ -103,12 +105,12 @@ def previous_id(entry_id: str) -> str:
 
 
 def following_id(entry_id: str) -> str:
-    """The next larger id. Raises ValueError at the largest one."""
+    """The next larger id; LARGEST_ID itself, since nothing can come after it. Raises ValueError."""
     milliseconds, number = parse_id(entry_id)
     if number < _LARGEST_NUMBER:
         return f"{milliseconds}-{number + 1}"
     if milliseconds == _LARGEST_NUMBER:
-        raise ValueError("no id is after the largest")
+        return entry_id
     return f"{milliseconds + 1}-0"
 
 

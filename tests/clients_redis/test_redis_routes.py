@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 import pytest
 
@@ -16,7 +17,9 @@ from redis_harness.fixtures import NewRedis, NewRedisCluster, NewSentinel
 from redis_harness.flavour import Flavour
 from redis_harness.options import RedisOptions
 from redis_harness.sentinel import Sentinel
-from runner.clients.redis import RedisClient, RedisConnection, Script
+from redis_harness.server import RedisServer
+from redis_harness.slots import identity
+from runner.clients.redis import DedicatedRedis, RedisClient, RedisConnection, Script
 from runner.clients.redis_errors import FailureKind, RedisFailure, problem_of
 from runner.clients.redis_slots import companion_key
 from runner.clients.redis_url import parse_redis_url
@@ -133,10 +136,39 @@ async def test_a_frozen_node_does_not_keep_the_others_from_being_used(new_redis_
         assert await client.execute("GET", at_frozen, key=at_frozen, timeout=5) == b"1"
 
 
+@pytest.mark.parametrize("is_connected", [True, False])
+async def test_a_slot_that_a_frozen_node_has_lost_is_found_elsewhere(
+    is_connected: bool, new_redis_cluster: NewRedisCluster
+) -> None:
+    cluster = await new_redis_cluster(node_timeout_ms=15_000)
+    slot = await cluster.slot_of("a")
+    frozen = await cluster.owner_of(slot)
+    others = [node for node in cluster.nodes if node is not frozen]
+    async with connected(url_of(cluster)) as client:
+        if is_connected:
+            await client.execute("GET", "a", key=b"a", timeout=5)
+        else:
+            await client.execute("PING", key=await _key_at(cluster, others[0]), timeout=5)
+        frozen.pause()
+        with pytest.raises(RedisFailure) as late:
+            await client.execute("GET", "a", key=b"a", timeout=0.3)
+        assert late.value.kind is FailureKind.TIMEOUT
+        # As when a replica takes its place.
+        for node in others:
+            async with bare.connect(node.url) as redis:
+                await bare.raw(redis, "CLUSTER", "SETSLOT", slot, "NODE", await identity(others[0]))
+        assert await client.execute("SET", "a", 1, key=b"a", timeout=2) == b"OK"
+
+
 async def _key_of_another(cluster: RedisCluster) -> bytes:
     """A key that the first node does not serve."""
+    return await _key_at(cluster, cluster.nodes[1])
+
+
+async def _key_at(cluster: RedisCluster, node: RedisServer) -> bytes:
+    """A key that ``node`` serves."""
     keys = [b"key%d" % number for number in range(30)]
-    return [key for key in keys if await cluster.owner_of(await cluster.slot_of(key)) is not cluster.nodes[0]].pop()
+    return [key for key in keys if await cluster.owner_of(await cluster.slot_of(key)) is node].pop()
 
 
 async def test_the_wrong_kind_of_url_is_said(new_redis: NewRedis, new_redis_cluster: NewRedisCluster) -> None:
@@ -175,6 +207,27 @@ async def test_the_new_master_is_found_after_a_failover(flavour: Flavour, new_se
         assert all(failure.is_transient for failure in failures)
         async with bare.connect(promoted.url) as redis:
             assert await redis.get("a") == b"2"
+
+
+async def test_a_master_that_hangs_is_left_for_the_one_that_was_promoted(new_sentinel: NewSentinel) -> None:
+    sentinel = await new_sentinel()
+    async with connected(sentinel_url(sentinel)) as client:
+        alone = client.dedicated(1)
+        for each in (client, alone):
+            assert await each.execute("SET", "a", 1, timeout=5) == b"OK"
+        await sentinel.failover(freeze=True)
+
+        async def is_written(each: RedisClient | DedicatedRedis) -> bool:
+            try:
+                return await each.execute("SET", "a", 2, timeout=0.5) == b"OK"
+            except RedisFailure:
+                return False
+
+        try:
+            for each in (client, alone):
+                await until_async(partial(is_written, each), what="the promoted one is written to", timeout=5)
+        finally:
+            await alone.close()
 
 
 async def test_a_replica_that_is_written_to_is_left_though_the_script_did_not_fail(new_redis: NewRedis) -> None:

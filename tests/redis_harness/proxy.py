@@ -6,6 +6,8 @@ import asyncio
 import enum
 import socket
 import struct
+from collections.abc import Callable
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
@@ -21,18 +23,31 @@ class Direction(enum.Flag):
     BOTH = TO_SERVER | TO_CLIENT
 
 
+@dataclass
+class _Line:
+    """One connection; ``reply_bytes`` have come to the client since it last sent something."""
+
+    reply_bytes: int = 0
+
+
 class Proxy:
     """Passes on what comes to its ``port`` on 127.0.0.1 to another one. Runs in the loop of its ``async with`` block.
 
     ``stall`` is a network that swallows packets: connections stay open, what was sent arrives after ``resume``, late.
     ``cut`` is a server that is gone: connections are reset, new ones are refused until ``resume``.
+    ``swallow`` is a network that delivers too late: what it has swallowed is the test's to deliver.
+    ``delay`` is a server far away: seconds that each piece of what is sent to it is on its way.
+    ``longest_reply`` is a network that is too slow: of a longer one, in bytes, the connection is reset; None: of none.
     """
 
     def __init__(self, target_port: int) -> None:
         self.port = free_port()
+        self.delay = 0.0
+        self.longest_reply: int | None = None
         self._target_port = target_port
         self._server: asyncio.Server | None = None
         self._gates = {direction: asyncio.Event() for direction in Direction.BOTH}
+        self._swallows: Callable[[bytes], bool] = lambda _: False
         self._connections: dict[asyncio.Task[None], list[asyncio.StreamWriter]] = {}
         for gate in self._gates.values():
             gate.set()
@@ -55,6 +70,19 @@ class Proxy:
         """Hold back what is sent in this direction from now on; the end of a connection too."""
         for one in direction:
             self._gates[one].clear()
+
+    def swallow(self, what: Callable[[bytes], bool]) -> asyncio.Future[bytes]:
+        """The next that is sent to the server and for which ``what`` holds; it does not get there."""
+        swallowed: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+        def swallows(data: bytes) -> bool:
+            if swallowed.done() or not what(data):
+                return False
+            swallowed.set_result(data)
+            return True
+
+        self._swallows = swallows
+        return swallowed
 
     async def cut(self) -> None:
         """Reset every connection and refuse new ones; what was held back is lost."""
@@ -101,9 +129,10 @@ class Proxy:
         try:
             server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self._target_port)
             writers.append(server_writer)
+            line = _Line()
             async with asyncio.TaskGroup() as ways:
-                ways.create_task(self._pass_on(reader, server_writer, self._gates[Direction.TO_SERVER]))
-                ways.create_task(self._pass_on(server_reader, writers[0], self._gates[Direction.TO_CLIENT]))
+                ways.create_task(self._pass_on(reader, server_writer, Direction.TO_SERVER, line))
+                ways.create_task(self._pass_on(server_reader, writers[0], Direction.TO_CLIENT, line))
         except* OSError:
             # One end is gone without a farewell, or was never there: so shall the other learn it.
             for one in writers:
@@ -112,14 +141,25 @@ class Proxy:
             for one in writers:
                 one.close()
 
-    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, gate: asyncio.Event) -> None:
+    async def _pass_on(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, direction: Direction, line: _Line
+    ) -> None:
         while True:
             data = await reader.read(_CHUNK_BYTES)
-            await gate.wait()
+            await self._gates[direction].wait()
             if not data:
                 if writer.can_write_eof() and not writer.is_closing():
                     writer.write_eof()
                 return
+            if direction is Direction.TO_SERVER:
+                await asyncio.sleep(self.delay)
+                line.reply_bytes = 0
+                if self._swallows(data):
+                    continue
+            else:
+                line.reply_bytes += len(data)
+                if self.longest_reply is not None and line.reply_bytes > self.longest_reply:
+                    raise ConnectionResetError
             writer.write(data)
             await writer.drain()
 

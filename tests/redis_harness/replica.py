@@ -16,8 +16,10 @@ from runner.clients.redis_entries import FieldNames
 from runner.clients.redis_url import parse_redis_url
 from runner.core.lease import LeaseTimes
 from runner.model import Lease, Partition, Position, Problem, Record
-from runner.ports import CheckpointFailed, CheckpointFenced
-from runner.sources.redis_streams import RedisStreamsSettings, RedisStreamsSource
+from runner.ports import CheckpointFailed, CheckpointFenced, TakesPartitions
+from runner.sources.redis_shared import SharedStreamsSource
+from runner.sources.redis_source import RedisStreamsSettings
+from runner.sources.redis_streams import RedisStreamsSource
 
 LEASE = LeaseTimes(2.0, 0.4)
 
@@ -25,9 +27,10 @@ _INTERVAL = 0.05
 
 
 class Replica:
-    """``seen`` are (stream, id, generation) in the order in which they were read; ``settles`` False lets them pend."""
+    """``seen`` are (stream, id, generation) in the order in which they were read, with 0 for no generation; ``settles``
+    False lets them pend."""
 
-    def __init__(self, source: RedisStreamsSource) -> None:
+    def __init__(self, source: RedisStreamsSource | SharedStreamsSource) -> None:
         self.source = source
         self.settles = True
         self.seen: list[tuple[str, str, int]] = []
@@ -35,13 +38,27 @@ class Replica:
         self.lost_streams: list[str] = []
         self.revoked_streams: list[str] = []
         self.fenced = 0
+        self.taken_from = 0
         self.problems: list[Problem | None] = []
         self.losses: list[tuple[str, int | None]] = []
+        self.trimmed_entries = 0
+        self.warnings: list[str] = []
         self.attempts: dict[str, int] = {}  # by id, as they came
         self.suspects: set[str] = set()
+        self.largest = 0  # bytes of what one fetch brought of one stream
         self._leases: dict[str, Lease] = {}
         self._unsettled: dict[Partition, list[Record]] = {}
         self._next: dict[Partition, Position] = {}
+
+    @property
+    def ordered(self) -> RedisStreamsSource:
+        """The source of one that reads in order."""
+        assert isinstance(self.source, RedisStreamsSource)
+        return self.source
+
+    def unsettled(self, partition: Partition) -> list[Record]:
+        """What was read of it and is not settled, in order."""
+        return list(self._unsettled.get(partition, []))
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Replica]:
@@ -53,6 +70,8 @@ class Replica:
                 group.start_soon(self._checkpoint)
                 yield self
                 group.cancel_scope.cancel()
+            if isinstance(self.source, TakesPartitions):
+                self.source.stop_taking()
             await self.revoked([Partition(stream, 0) for stream in self.owned])
         finally:
             with anyio.CancelScope(shield=True):
@@ -63,8 +82,8 @@ class Replica:
             for fetched in await self.source.fetch():
                 name = fetched.partition.topic
                 assert name in self.owned, "fetched, and not ours"
-                generation = self._leases[name].generation
-                assert generation is not None
+                self.largest = max(self.largest, fetched.size)
+                generation = self._leases[name].generation or 0
                 self.seen += [(name, str(each.position), generation) for each in fetched.records]
                 self.attempts |= {
                     str(each.position): fetched.attempts[each.sequence]
@@ -110,7 +129,7 @@ class Replica:
         """Not looked at: everything is settled at once."""
 
     def taken(self, partition: Partition, records: int) -> None:
-        """Not looked at: what another consumer has is delivered there."""
+        self.taken_from += records
 
     async def lost(self, partitions: Collection[Partition]) -> None:
         self.lost_streams += [partition.topic for partition in partitions]
@@ -122,6 +141,12 @@ class Replica:
     def data_lost(self, partition: Partition, first: Position, next_available: Position, records: int | None) -> None:
         self.losses.append((partition.topic, records))
 
+    def trimmed(self, partition: Partition, records: int) -> None:
+        self.trimmed_entries += records
+
+    def source_warning(self, text: str) -> None:
+        self.warnings.append(text)
+
     def _forget(self, partitions: Collection[Partition]) -> None:
         for partition in partitions:
             self.owned.discard(partition.topic)
@@ -129,13 +154,19 @@ class Replica:
             self._next.pop(partition, None)
 
 
-def a_replica(connection: RedisConnection | str, streams: Sequence[str], group: str, **settings: Any) -> Replica:
+def a_replica(
+    connection: RedisConnection | str,
+    streams: Sequence[str],
+    group: str,
+    kind: type[RedisStreamsSource | SharedStreamsSource] = RedisStreamsSource,
+    **settings: Any,
+) -> Replica:
     """One that reads ``streams``, of which the field ``v`` is the value. ``settings`` are RedisStreamsSettings'."""
     if isinstance(connection, str):
         connection = RedisConnection(url=parse_redis_url(connection), client_name="test")
     defaults: dict[str, Any] = {"lease": LEASE, "names": FieldNames(None, b"v"), "command_timeout": 1.0}
     made = RedisStreamsSettings(connection=connection, streams=tuple(streams), group=group, **(defaults | settings))
-    return Replica(RedisStreamsSource(made, now=time.time))
+    return Replica(kind(made, now=time.time))
 
 
 async def fill(client: Redis | RedisCluster, stream: str, count: int) -> list[tuple[str, str]]:

@@ -103,13 +103,31 @@ class Sentinel:
         """The server that is not the master."""
         return self._other(await self.master())
 
-    async def failover(self, *, timeout: float = _READY_TIMEOUT) -> RedisServer:
-        """``kill -9`` the master, wait until the replica is promoted and every running sentinel says so; returns it.
+    async def cut_off_replica(self) -> None:
+        """From now on the replica gets nothing more from the master; returns when nothing is on its way either."""
+        master, replica = await self.master(), await self.replica()
+        async with client.connect(replica.url) as connected:
+            # A login that the master refuses: to the sentinels it is its replica as before.
+            await client.raw(connected, "CONFIG", "SET", "masterauth", "refused")
+            await client.raw(connected, "CLIENT", "KILL", "TYPE", "master")
 
-        Raises TimeoutError. See ``rejoin``.
+        async def is_cut_off() -> bool:
+            role = await _role(replica)
+            return bool(role[0] == b"slave" and role[3] != b"connected")
+
+        await until_async(is_cut_off, what=f"{replica.address} hears nothing of {master.address}")
+
+    async def failover(self, *, freeze: bool = False, timeout: float = _READY_TIMEOUT) -> RedisServer:
+        """``kill -9`` the master, or ``freeze`` it, wait until the replica is promoted and every running sentinel says
+        so; returns it.
+
+        Raises TimeoutError. See ``rejoin``, which is for a master that was killed.
         """
         gone = await self.master()
-        gone.kill()
+        if freeze:
+            gone.pause()
+        else:
+            gone.kill()
         promoted = self._other(gone)
 
         async def is_promoted() -> bool:

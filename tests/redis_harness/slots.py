@@ -26,8 +26,8 @@ class SlotMove:
 
     async def begin(self) -> None:
         # In this order: a client must not be sent on before it is expected.
-        await self._set(self.target, "IMPORTING", await _identity(self.source))
-        await self._set(self.source, "MIGRATING", await _identity(self.target))
+        await self._set(self.target, "IMPORTING", await identity(self.source))
+        await self._set(self.source, "MIGRATING", await identity(self.target))
 
     async def move_keys(self, count: int) -> int:
         """Move at most ``count`` of the keys that are left; returns how many went."""
@@ -45,16 +45,17 @@ class SlotMove:
 
     async def end(self) -> None:
         """Give the slot to the target. Raises ResponseError when the source still has keys of it."""
-        identity = await _identity(self.target)
+        node = await identity(self.target)
         # In this order: for a moment both say that it is theirs, never that it is the other's.
         for server in (self.target, self.source, *self._others):
-            await self._set(server, "NODE", identity)
+            await self._set(server, "NODE", node)
 
     async def _set(self, server: RedisServer, state: str, node: bytes) -> None:
         async with client.connect(server.url) as connected:
             await client.raw(connected, "CLUSTER", "SETSLOT", self.slot, state, node)
 
 
-async def _identity(server: RedisServer) -> bytes:
+async def identity(server: RedisServer) -> bytes:
+    """The name by which the nodes of a cluster know one of them."""
     async with client.connect(server.url) as connected:
         return bytes(await client.raw(connected, "CLUSTER", "MYID"))
