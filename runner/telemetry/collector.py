@@ -117,6 +117,8 @@ def _texts(key: Key) -> Key:
 def _add_counts(page: _Page, key: Key, counters: MappingCounters) -> None:
     for metric, value in (
         (metrics.RECORDS_FETCHED, counters.records_fetched),
+        (metrics.RECORDS_REDELIVERED, counters.records_redelivered),
+        (metrics.RECORDS_TRIMMED, counters.records_trimmed),
         (metrics.BYTES_FETCHED, counters.bytes_fetched),
         (metrics.LAST_SETTLED, counters.last_settled),
         (metrics.INVOCATIONS_OVERDUE, counters.invocations_overdue),

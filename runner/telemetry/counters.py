@@ -74,9 +74,11 @@ class MappingCounters:
         "pauses",
         "rebalances",
         "records_fetched",
+        "records_redelivered",
         "records_repeated",
         "records_retried",
         "records_settled",
+        "records_trimmed",
         "retries",
         "stale_records",
         "success_duration",
@@ -84,6 +86,8 @@ class MappingCounters:
 
     def __init__(self) -> None:
         self.records_fetched = 0
+        self.records_redelivered = 0
+        self.records_trimmed = 0
         self.bytes_fetched = 0
         self.records_settled = dict.fromkeys(Settlement, 0)
         self.last_settled = 0.0

@@ -78,6 +78,16 @@ LAG_RECORDS: Final = _gauge(
 # --- the way of the records --------------------------------------------------------------------------------------
 
 RECORDS_FETCHED: Final = _counter("records_fetched", "records", "Records fetched from the source.")
+RECORDS_REDELIVERED: Final = _counter(
+    "records_redelivered",
+    "records",
+    "Records fetched that were handed out before, to whoever it was; always 0 where the source does not know (Kafka).",
+)
+RECORDS_TRIMMED: Final = _counter(
+    "records_trimmed",
+    "records",
+    "Records that this process removed from the source because nobody needs them any more, where it was told to.",
+)
 BYTES_FETCHED: Final = _counter("bytes_fetched", "bytes", "Bytes of key, value and headers of the records fetched.")
 RECORDS_SETTLED: Final = _counter(
     "records_settled",

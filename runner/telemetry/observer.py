@@ -43,6 +43,12 @@ class MappingObserver(Observer):
         self._counters.records_fetched += records
         self._counters.bytes_fetched += size
 
+    def records_redelivered(self, partition: Partition, records: int) -> None:
+        self._counters.records_redelivered += records
+
+    def records_trimmed(self, partition: Partition, records: int) -> None:
+        self._counters.records_trimmed += records
+
     def records_settled(self, partition: Partition, how: Settlement, records: Sequence[Record], now: float) -> None:
         if not records:
             return
@@ -189,6 +195,12 @@ class MappingObserver(Observer):
             self._log.info("partition goes on", **_place(partition))
         else:
             self._log.error("partition stopped", **_place(partition), **_reason(problem))
+
+    def source_warning(self, text: str) -> None:
+        self._log.warning("the source warns", text=text)
+
+    def crashed(self, traceback: str) -> None:
+        self._log.error("a defect ended the mapping: it is started again", stack=traceback)
 
     def state_changed(self, state: MappingState, problem: Problem | None) -> None:
         # The state is part of the message, so that a change to another one is never taken for a repeat.

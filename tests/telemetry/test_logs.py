@@ -303,15 +303,20 @@ def test_no_key_value_or_header_is_ever_logged() -> None:
         watch.partition_resumed(ORDERS)
         watch.data_lost(ORDERS, 1, 11, None)
         watch.partition_problem(ORDERS, Problem(Reason.DATA_LOSS, "gone"))
+        watch.source_warning("it evicts")
+        watch.crashed("Traceback\n  line\nKeyError: 3")
         watch.state_changed(MappingState.PROBLEM, Problem(Reason.DATA_LOSS, "gone", "set on_data_loss"))
     assert SECRET not in written.getvalue()
     by_event = {line["event"]: line for line in written.objects}
+    crash = by_event["a defect ended the mapping: it is started again"]
+    assert (crash["level"], crash["stack"].splitlines()[-1]) == ("error", "KeyError: 3")
     failure = by_event["invocation failed"]
     assert failure["first_position"] == failure["last_position"] == 17
     assert (failure["error"], failure["error_type"], failure["status_code"]) == ("error", "ValueError", 500)
     assert by_event["partitions assigned"]["partitions"] == ["orders-1", "orders-3"]
     assert by_event["partition let go with records settled beyond its checkpoint: they come again"]["repeated"] == 4
     assert by_event["mapping is now problem"]["hint"] == "set on_data_loss"
+    assert by_event["the source warns"]["text"] == "it evicts"
     assert {line["mapping"] for line in written.objects} == {"orders-to-charge"}
 
 

@@ -326,6 +326,8 @@ def test_every_verb_of_the_observer_moves_its_metric(telemetry: Telemetry) -> No
     observer.stale_results(None, 1)
     observer.partitions_assigned([ORDERS])
     observer.partitions_revoked([ORDERS])
+    observer.records_redelivered(ORDERS, 4)
+    observer.records_trimmed(ORDERS, 3)
     observer.partition_drained(ORDERS, 1.0, 9)
     observer.partition_drained(ORDERS, 1.0, 0)
     observer.partition_paused(ORDERS, PauseReason.BUFFER_BYTES, "lane 3")
@@ -356,6 +358,8 @@ def test_every_verb_of_the_observer_moves_its_metric(telemetry: Telemetry) -> No
         ("stale_records_total", {}, 7),
         ("rebalances_total", {}, 1),
         ("drain_duration_seconds_count", {}, 2),
+        ("records_redelivered_total", {}, 4),
+        ("records_trimmed_total", {}, 3),
         ("records_repeated_total", {}, 9),
         ("partition_pauses_total", {}, 1),
         ("data_losses_total", {}, 2),
