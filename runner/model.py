@@ -73,7 +73,7 @@ class Fetched(NamedTuple):
     record, behind transaction markers and holes. ``records`` may be empty when only such a position is news.
     ``size`` is the sum of the records' sizes in bytes. Where a source keeps them, ``attempts`` are those that were
     charged to records in earlier assignments, and ``suspects`` are records that may have killed their function, both by
-    sequence.
+    sequence; ``redelivered`` is how many records are known to have been handed out before.
     """
 
     partition: Partition
@@ -82,6 +82,7 @@ class Fetched(NamedTuple):
     size: int
     attempts: Mapping[int, int] = MappingProxyType({})
     suspects: Collection[int] = ()
+    redelivered: int = 0
 
 
 class Backlog(NamedTuple):

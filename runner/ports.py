@@ -35,11 +35,18 @@ class CheckpointFenced(Exception):
     """The checkpoint was refused because its partitions have, or may have, another owner. Never retried.
 
     ``partitions`` are the refused ones, where the checkpoints of the others were stored; None: all were refused.
+    ``failed`` says of those others whose could not be stored for now, as with CheckpointFailed, why.
     """
 
-    def __init__(self, text: str, partitions: Collection[Partition] | None = None) -> None:
+    def __init__(
+        self,
+        text: str,
+        partitions: Collection[Partition] | None = None,
+        failed: Mapping[Partition, str] | None = None,
+    ) -> None:
         super().__init__(text)
         self.partitions = partitions
+        self.failed = failed or {}
 
 
 class CheckpointFailed(Exception):
@@ -90,6 +97,14 @@ class SourceListener(Protocol):
 
     def data_lost(self, partition: Partition, first: Position, next_available: Position, records: int | None) -> None:
         """Records from ``first`` up to ``next_available`` are gone and were passed over as the user's policy says."""
+        ...
+
+    def trimmed(self, partition: Partition, records: int) -> None:
+        """The source has removed so many records, which nobody needs any more, as the user's policy says."""
+        ...
+
+    def source_warning(self, text: str) -> None:
+        """Something that people should know of the source, and that keeps nothing from running."""
         ...
 
 
@@ -173,6 +188,16 @@ class AcknowledgesRecords(Protocol):
         ...
 
 
+@runtime_checkable
+class TakesPartitions(Protocol):
+    """A source that takes partitions by itself, whenever some are free."""
+
+    def stop_taking(self) -> None:
+        """The mapping stops: take no more, for good, and keep what is ours until it is drained and ``close`` is called.
+        May be called unopened, or twice."""
+        ...
+
+
 class Function(Protocol):
     """What is invoked. Many invocations may run at once."""
 
@@ -236,6 +261,15 @@ class Destination(Protocol):
         ...
 
 
+@runtime_checkable
+class StoresOnce(Protocol):
+    """A destination that knows by itself which letters it holds: one that comes again is stored only if it is not there
+    any more."""
+
+    @property
+    def stores_once(self) -> bool: ...
+
+
 class Clock(Protocol):
     """One clock: seconds since the epoch, anchored once to a monotonic clock, so that it never steps back."""
 
@@ -251,6 +285,12 @@ class Observer:
     """
 
     def records_fetched(self, partition: Partition, records: int, size: int) -> None: ...
+
+    def records_redelivered(self, partition: Partition, records: int) -> None:
+        """So many of the records just fetched were handed out before."""
+
+    def records_trimmed(self, partition: Partition, records: int) -> None:
+        """So many records, which nobody needs any more, were removed from the source."""
 
     def records_settled(self, partition: Partition, how: Settlement, records: Sequence[Record], now: float) -> None: ...
 
@@ -295,6 +335,9 @@ class Observer:
     ) -> None: ...
 
     def partition_problem(self, partition: Partition, problem: Problem | None) -> None: ...
+
+    def source_warning(self, text: str) -> None:
+        """Something that people should know of the source, and that keeps nothing from running."""
 
     def crashed(self, traceback: str) -> None:
         """A defect ended the mapping; it is started again."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 
 import anyio
 
@@ -77,6 +77,7 @@ class Committer:
         if not positions:
             return
         started = self._clock.now()
+        failed: Mapping[Partition, str] = {}
         try:
             await self._source.checkpoint(positions)
         except CheckpointFailed as error:
@@ -89,9 +90,14 @@ class Committer:
                     self.fence(worker)
             if error.partitions is None:
                 return
+            failed = error.failed
+            if failed:
+                self._observer.checkpoint_failed("; ".join(failed.values()), fenced=False)
+            if len(error.partitions) + len(failed) == len(positions):
+                return
         self._observer.checkpoint_stored(len(positions), self._clock.now() - started)
         for worker in workers:
-            if not worker.is_discarded:
+            if not worker.is_discarded and worker.partition not in failed:
                 self._stored[worker] = positions[worker.partition]
                 worker.stored_sequence, stored = heads[worker]
                 worker.stored_records = max(stored, worker.stored_records)

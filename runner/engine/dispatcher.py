@@ -15,7 +15,7 @@ from runner.engine.partition import PartitionWorker
 from runner.engine.policy import MappingPolicy
 from runner.engine.suspects import Suspects
 from runner.model import ErrorKind, Invocation, Invoke, Outcome, PartlyFailed, Succeeded
-from runner.ports import AcknowledgesRecords, Clock, Function, Observer
+from runner.ports import Clock, Function, Observer
 
 _CANCEL_GRACE = 5.0  # seconds that a cancelled invocation may take to end
 
@@ -36,15 +36,15 @@ class Dispatcher:
         clock: Clock,
         permits: Sequence[Permits],
         may_start: Callable[[float], bool],
-        keeper: AcknowledgesRecords | None = None,
+        suspects: Suspects | None,
     ) -> None:
-        """``may_start(now)`` is asked before each invocation and before each result is taken. ``keeper``: the source,
-        where it keeps attempts."""
+        """``may_start(now)`` is asked before each invocation and before each result is taken. ``suspects``: None where
+        the source names none."""
         self.in_flight = 0
         self.last_result = "No records processed"
         self._policy = policy
         self._function = function
-        self._suspects = None if keeper is None else Suspects(function, keeper)
+        self._suspects = suspects
         self._source = source
         self._observer = observer
         self._clock = clock

@@ -22,6 +22,7 @@ from runner.ports import (
     DestinationError,
     Observer,
     Source,
+    StoresOnce,
 )
 
 _RETRY = RetryPolicy(initial_backoff=0.5, maximum_backoff=10.0)
@@ -73,7 +74,8 @@ class Letters:
         self._observer = observer
         self._jitter = jitter
         self._queues: dict[Partition, _Queue] = {}
-        self._stored = StoredLetters()
+        # A destination may lose what it had confirmed: where it looks itself, our memory would only keep it from that.
+        self._stored: StoredLetters | None = None if _stores_once(destination) else StoredLetters()
         self._group: anyio.abc.TaskGroup | None = None
         self._on_stored: Callable[[], None] = lambda: None
         self.problem: Problem | None = None
@@ -105,7 +107,8 @@ class Letters:
                     group.start_soon(self._empty, partition, queue)
                 while True:
                     await anyio.sleep(self._policy.commit_interval)
-                    self._stored.forget_checkpointed()
+                    if self._stored is not None:
+                        self._stored.forget_checkpointed()
         finally:
             self._group = None
 
@@ -174,7 +177,8 @@ class Letters:
                 error = next(results)
                 if error is None:
                     stored.append(letter.record)
-                    self._stored.add(letter.record, item.lane.worker)
+                    if self._stored is not None:
+                        self._stored.add(letter.record, item.lane.worker)
                     self._observer.given_up(letter, stored=True)
                 else:
                     failed.append(letter)
@@ -188,18 +192,19 @@ class Letters:
 
     def _settle_stored(self, queue: _Queue, due: Sequence[_Pending], now: float) -> bool:
         """Whether an earlier assignment had stored some of ``due``: these are settled, and are not pending any more."""
-        if not any(letter.record in self._stored for item in due for letter in item.letters):
+        known = self._stored
+        if known is None or not any(letter.record in known for item in due for letter in item.letters):
             return False
-        self._stored.forget_checkpointed()
+        known.forget_checkpointed()
         found = False
         for item in due:
-            stored = [letter.record for letter in item.letters if letter.record in self._stored]
+            stored = [letter.record for letter in item.letters if letter.record in known]
             if not stored:
                 continue
             found = True
-            self._drop(queue, item, [letter for letter in item.letters if letter.record not in self._stored])
+            self._drop(queue, item, [letter for letter in item.letters if letter.record not in known])
             for record in stored:
-                self._stored.add(record, item.lane.worker)
+                known.add(record, item.lane.worker)
             item.lane.worker.on_stored(item.lane, stored, now)
         return found
 
@@ -235,6 +240,10 @@ class Letters:
             )
             for record, attempts in zip(step.records, step.attempts, strict=True)
         ]
+
+
+def _stores_once(destination: object) -> bool:
+    return isinstance(destination, StoresOnce) and destination.stores_once
 
 
 def _split(letters: Sequence[DeadLetter], ours: Iterator[bool]) -> tuple[list[DeadLetter], list[DeadLetter]]:

@@ -17,6 +17,7 @@ from runner.engine.letters import Letters
 from runner.engine.opening import open_all
 from runner.engine.partition import PartitionWorker
 from runner.engine.policy import MappingPolicy
+from runner.engine.suspects import Suspects
 from runner.engine.timers import Timer, Timers
 from runner.model import GiveUp, Lease, MappingState, Partition, Position, Problem, Reason
 from runner.ports import (
@@ -27,6 +28,7 @@ from runner.ports import (
     Observer,
     Source,
     SourceError,
+    TakesPartitions,
 )
 
 _HEARTBEAT = 0.5  # seconds between two looks at what no event of this mapping tells
@@ -52,12 +54,14 @@ class Mapping:
         process_permits: Permits,
         function_permits: Permits | None,
         budget: ByteBudget,
+        alone: anyio.Lock | None = None,
         lease: float | None = None,
         until_caught_up: bool = False,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         """``lease``: seconds without a turn of the event loop after which the source may have given our partitions to
-        another owner. ``until_caught_up``: end by itself when the source's end, as it was at start, is settled."""
+        another owner. ``until_caught_up``: end by itself when the source's end, as it was at start, is settled.
+        ``alone`` is the process's: see ``Suspects``."""
         self.policy = policy
         self.source = source
         self.function = function
@@ -86,7 +90,7 @@ class Mapping:
             clock=clock,
             permits=[permits for permits in (function_permits, process_permits) if permits is not None],
             may_start=lambda now: not self._lost_lease(now),
-            keeper=keeper,
+            suspects=None if keeper is None else Suspects(function, keeper, alone or anyio.Lock()),
         )
         self._turned_at = clock.now()
         self._stop = anyio.Event()
@@ -132,8 +136,13 @@ class Mapping:
             group.start_soon(self._fetch_until_stopped, fetching)
             await self._stop.wait()
             fetching.cancel()
+            if isinstance(self.source, TakesPartitions):
+                self.source.stop_taking()
             await self.revoked(list(self.workers))
             group.cancel_scope.cancel()
+        if not self._stop.is_set():
+            # A group takes a cancellation that escapes from a task for its own end, and says nothing.
+            raise RuntimeError("a task of the mapping was cancelled, and nobody had asked for it")
         if self._failure is not None:
             raise SourceError(self._failure)
 
@@ -164,6 +173,8 @@ class Mapping:
                 continue
             if chunk.records:
                 self._observer.records_fetched(chunk.partition, len(chunk.records), chunk.size)
+            if chunk.redelivered:
+                self._observer.records_redelivered(chunk.partition, chunk.redelivered)
             worker.accept(chunk, now, self.source.backlog(chunk.partition))
         if fetched:
             self.dispatcher.pump()
@@ -324,6 +335,12 @@ class Mapping:
 
     def data_lost(self, partition: Partition, first: Position, next_available: Position, records: int | None) -> None:
         self._observer.data_lost(partition, first, next_available, records)
+
+    def trimmed(self, partition: Partition, records: int) -> None:
+        self._observer.records_trimmed(partition, records)
+
+    def source_warning(self, text: str) -> None:
+        self._observer.source_warning(text)
 
     # --- what a partition says (partition.Host)
 

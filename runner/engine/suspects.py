@@ -9,16 +9,18 @@ from runner.ports import AcknowledgesRecords, CheckpointFailed, CheckpointFenced
 
 
 class Suspects:
-    """Invokes a mapping's suspects one at a time, so that none is charged for what another does to the process.
+    """Invokes a mapping's suspects, one at a time in the whole process, so that none is charged for what another does
+    to it.
 
     The attempt is charged before it is made: if it ends this process as well, nobody is left to do so. The permit is
     held meanwhile, since suspects are few.
     """
 
-    def __init__(self, function: Function, keeper: AcknowledgesRecords) -> None:
+    def __init__(self, function: Function, keeper: AcknowledgesRecords, alone: anyio.Lock) -> None:
+        """``alone`` is what the mappings of a process share."""
         self._function = function
         self._keeper = keeper
-        self._alone = anyio.Lock()
+        self._alone = alone
 
     async def invoke(self, invocation: Invocation) -> Outcome:
         """``invocation`` hands over one record. Throttled when its attempt cannot be kept now."""

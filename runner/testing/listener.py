@@ -19,11 +19,13 @@ class RecordingListener:
         self.revocations: list[Collection[Partition]] = []
         self.problems: list[tuple[Partition, Problem | None]] = []
         self.losses: list[tuple[Partition, Position, Position, int | None]] = []
+        self.warnings: list[str] = []
         self.owned: set[Partition] = set()
         self.leases: dict[Partition, list[Lease]] = {}
         self.lost_partitions: list[Collection[Partition]] = []
         self.acknowledged_records: Counter[Partition] = Counter()
         self.taken_records: Counter[Partition] = Counter()
+        self.trimmed_records: Counter[Partition] = Counter()
         self._on_revoked = on_revoked
 
     def assigned(self, partitions: Collection[Partition]) -> None:
@@ -54,3 +56,9 @@ class RecordingListener:
 
     def data_lost(self, partition: Partition, first: Position, next_available: Position, records: int | None) -> None:
         self.losses.append((partition, first, next_available, records))
+
+    def trimmed(self, partition: Partition, records: int) -> None:
+        self.trimmed_records[partition] += records
+
+    def source_warning(self, text: str) -> None:
+        self.warnings.append(text)

@@ -29,6 +29,27 @@ async def test_a_letter_stored_before_its_checkpoint_was_refused_is_not_stored_a
     assert world.observer.values(Settlement.DEAD_LETTERED) == [b"poison", b"poison"]
 
 
+class ForgetfulDestination(MemoryDestination):
+    """Holds each letter once, and may lose it, as a server does whose replica is promoted."""
+
+    @property
+    def stores_once(self) -> bool:
+        return True
+
+
+async def test_a_letter_that_its_destination_has_lost_is_stored_again_where_that_looks_itself() -> None:
+    world = World()
+    world.fill(b"poison", b"good")
+    destination = ForgetfulDestination()
+    mapping = _dead_lettering(world, destination)
+    async with world.running(mapping):
+        await _lose_what_is_not_checkpointed(world, mapping)
+        destination.letters.clear()
+        await world.pass_time(3)
+        assert world.checkpoint() == 2
+    assert _stored(destination) == [b"poison"]
+
+
 async def test_a_letter_under_way_when_its_partition_is_lost_is_not_stored_again() -> None:
     world = World()
     world.fill(b"poison", b"good")

@@ -140,3 +140,28 @@ async def test_a_dead_letter_waits_while_nobody_knows_whose_its_record_is() -> N
         await world.pass_time(20)
         assert len(destination.letters) == 1
         assert mapping.problem is None
+
+
+async def test_suspects_of_all_mappings_of_a_process_are_tried_one_at_a_time() -> None:
+    world = World(partitions=1)
+    world.fill(b"one")
+    alone = anyio.Lock()
+    running, most = 0, 0
+
+    async def note(call: Invocation) -> Outcome:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await anyio.sleep(1)
+        running -= 1
+        return SUCCEEDED
+
+    mappings = []
+    for _ in range(2):
+        source = KeepingSource(world.stream, now=world.clock.now)
+        source.suspects = [0]
+        mappings.append((source, world.mapping(note, source=source, alone=alone)))
+    async with world.running(mappings[0][1]), world.running(mappings[1][1]):
+        await world.pass_time(5)
+        assert all(source.told_settled for source, _ in mappings)
+    assert most == 1

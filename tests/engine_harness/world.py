@@ -91,6 +91,7 @@ class World:
         observer: RecordingObserver | None = None,
         function_permits: Permits | None = None,
         lease: float | None = None,
+        alone: anyio.Lock | None = None,
         until_caught_up: bool = False,
         jitter: Callable[[], float] = lambda: 0.5,
         **policy: Any,
@@ -107,6 +108,7 @@ class World:
             function_permits=function_permits,
             budget=self.budget,
             lease=lease,
+            alone=alone,
             until_caught_up=until_caught_up,
             jitter=jitter,
         )
