@@ -6,6 +6,8 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
+import anyio
+
 from runner.clients.kafka import KafkaConnection, SaslSettings
 from runner.clients.redis import RedisConnection
 from runner.clients.redis_entries import FieldNames
@@ -15,7 +17,7 @@ from runner.config.destinations import KafkaDestinationConfig, RedisStreamsDesti
 from runner.config.functions import FunctionConfig
 from runner.config.mappings import MappingConfig, OnDataLoss, Tombstones
 from runner.config.models import Config
-from runner.config.sources import KafkaSourceConfig, RedisStreamsSourceConfig, SourceConfig
+from runner.config.sources import KafkaSourceConfig, RedisDelivery, RedisStreamsSourceConfig, SourceConfig
 from runner.core.batcher import BatchPolicy
 from runner.core.delivery import DeliveryPolicy
 from runner.core.filters import compile_filters
@@ -34,7 +36,9 @@ from runner.functions.python import PythonFunction
 from runner.ports import Clock, Destination, Function, Observer, Source
 from runner.sources.file import FileSource
 from runner.sources.kafka import KafkaSource, KafkaSourceSettings
-from runner.sources.redis_streams import RedisStreamsSettings, RedisStreamsSource
+from runner.sources.redis_shared import SharedStreamsSource
+from runner.sources.redis_source import RedisStreamsSettings
+from runner.sources.redis_streams import RedisStreamsSource
 from runner.sources.starting import StartingPosition
 from runner.telemetry.telemetry import Telemetry
 
@@ -52,6 +56,7 @@ class Assembly:
         self.permits = Permits(1)
         self.function_permits: dict[str, Permits] = {}
         self.budget = ByteBudget(0)
+        self._alone = anyio.Lock()
         self._clock = clock
         self._telemetry = telemetry
         self._app_dir = app_dir
@@ -101,6 +106,7 @@ class Assembly:
                 None if function.reserved_concurrency is None else self.function_permits[config.function]
             ),
             budget=self.budget,
+            alone=self._alone,
             lease=lease,
             until_caught_up=self._until_caught_up,
             jitter=random.random,
@@ -113,7 +119,9 @@ class Assembly:
             return KafkaSource(settings, now=self._clock.now), settings.lease
         if config.source.redis_streams is not None:
             redis = self._redis(config.source.redis_streams, config)
-            return RedisStreamsSource(redis, now=self._clock.now), None
+            is_shared = config.source.redis_streams.delivery is RedisDelivery.SHARED
+            kind = SharedStreamsSource if is_shared else RedisStreamsSource
+            return kind(redis, now=self._clock.now), None
         return self._file(name, config), None
 
     def _kafka(self, kafka: KafkaSourceConfig, config: MappingConfig) -> KafkaSourceSettings:
@@ -142,6 +150,7 @@ class Assembly:
             starting=StartingPosition(config.starting_position.value),
             starting_timestamp=config.starting_position_timestamp,
             continue_after_loss=config.on_data_loss is OnDataLoss.CONTINUE,
+            trims=redis.trim,
             stop_at_end=self._until_caught_up,
         )
 

@@ -9,7 +9,7 @@ from runner.config.functions import FunctionConfig
 from runner.config.mappings import MappingConfig
 from runner.config.models import Config
 from runner.config.reading import Reading
-from runner.config.sources import RedisStreamsSourceConfig, SourceConfig
+from runner.config.sources import RedisDelivery, RedisStreamsSourceConfig, SourceConfig
 from runner.config.wording import Path
 from runner.core.lanes import Ordering
 
@@ -44,7 +44,7 @@ def _function(function: FunctionConfig, path: Path, reading: Reading) -> Functio
 def _mapping(name: str, mapping: MappingConfig, function: FunctionConfig | None, reading: Reading) -> MappingConfig:
     path = ("mappings", name)
     if not _is_written((*path, "ordering"), reading):
-        mapping = replace(mapping, ordering=Ordering.PARTITION if mapping.parallelization_factor == 1 else Ordering.KEY)
+        mapping = replace(mapping, ordering=_ordering(mapping, path, reading))
     if not _is_written((*path, "maximum_retry_attempts"), reading):
         attempts = _FOR_EVER if mapping.on_failure is None else _ATTEMPTS_BEFORE_DESTINATION
         mapping = replace(mapping, maximum_retry_attempts=attempts)
@@ -54,6 +54,13 @@ def _mapping(name: str, mapping: MappingConfig, function: FunctionConfig | None,
     if reading.known((*path, "source")):
         mapping = replace(mapping, source=_source(name, mapping.source, (*path, "source"), reading))
     return mapping
+
+
+def _ordering(mapping: MappingConfig, path: Path, reading: Reading) -> Ordering:
+    redis = mapping.source.redis_streams if reading.known((*path, "source")) else None
+    if redis is not None and redis.delivery is RedisDelivery.SHARED:
+        return Ordering.NONE
+    return Ordering.PARTITION if mapping.parallelization_factor == 1 else Ordering.KEY
 
 
 def _source(name: str, source: SourceConfig, path: Path, reading: Reading) -> SourceConfig:

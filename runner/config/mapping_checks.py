@@ -8,6 +8,7 @@ from runner.config.codes import Code
 from runner.config.functions import HttpPayload
 from runner.config.judgement import JudgedMapping
 from runner.config.mappings import StartingPosition
+from runner.config.sources import RedisDelivery
 from runner.config.units import format_duration, format_size
 from runner.config.wording import quoted
 from runner.core.lanes import Ordering
@@ -101,6 +102,9 @@ def _check_ordering(mapping: JudgedMapping) -> None:
     config = mapping.mapping
     if not mapping.known("ordering", "parallelization_factor"):
         return
+    redis = mapping.redis_streams
+    if redis is not None and redis.delivery is RedisDelivery.SHARED:
+        return  # there is no order to keep
     if config.ordering is Ordering.PARTITION and config.parallelization_factor > 1:
         mapping.report(
             Code.ORDERING_NEEDS_FACTOR_ONE,

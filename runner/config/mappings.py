@@ -111,7 +111,7 @@ class MappingConfig:
     ordering: Ordering = derived_key(
         Choice(Ordering),
         "The order that is kept: of a partition, of each key, or none.",
-        derived="partition at parallelization_factor 1, key above",
+        derived="partition at parallelization_factor 1, key above; none of shared streams",
     )
     maximum_concurrency: int | None = key(
         WholeNumber(1, 100_000), "Invocations of this mapping at once, in this process.", default=None

@@ -9,9 +9,10 @@ from runner.clients.redis_url import Address, RedisUrl
 from runner.config.codes import Code
 from runner.config.destinations import RedisStreamsDestinationConfig
 from runner.config.judgement import JudgedMapping
-from runner.config.sources import RedisStreamsSourceConfig
+from runner.config.sources import RedisDelivery, RedisStreamsSourceConfig
 from runner.config.units import format_duration
 from runner.config.wording import quoted
+from runner.core.lanes import Ordering
 from runner.core.lease import HEARTBEATS, LeaseTimes
 
 _SOURCE: Final = "source.redis_streams"
@@ -40,6 +41,7 @@ def check(mapping: JudgedMapping) -> None:
         _check_heartbeat(mapping, source)
         _check_commit_timeout(mapping, source)
         _check_fields(mapping, source)
+        _check_order(mapping, source)
     destination = mapping.on_failure.redis_streams if mapping.on_failure else None
     if destination is None or not mapping.known(f"{_DESTINATION}.url"):
         return
@@ -71,7 +73,7 @@ def _check_commit_timeout(mapping: JudgedMapping, source: RedisStreamsSourceConf
         Code.COMMIT_TIMEOUT_OVER_LEASE,
         "commit_timeout" if mapping.written("commit_timeout") else f"{_SOURCE}.lease",
         f"commit_timeout {format_duration(commit_timeout)} is not shorter than lease {format_duration(source.lease)}",
-        "the streams could have another owner before the checkpoint is stored: lower commit_timeout",
+        "another could have them before the checkpoint is stored: lower commit_timeout",
     )
 
 
@@ -84,6 +86,19 @@ def _check_fields(mapping: JudgedMapping, source: RedisStreamsSourceConfig) -> N
             f"{_SOURCE}.value_field",
             f"field {quoted(source.key_field)} cannot be both the key and the value",
             "name another field, or remove one of key_field and value_field",
+        )
+
+
+def _check_order(mapping: JudgedMapping, source: RedisStreamsSourceConfig) -> None:
+    if source.delivery is not RedisDelivery.SHARED or not mapping.known("ordering", f"{_SOURCE}.delivery"):
+        return
+    if mapping.mapping.ordering is not Ordering.NONE:
+        mapping.report(
+            Code.SHARED_HAS_NO_ORDER,
+            "ordering",
+            f"ordering: {mapping.mapping.ordering} cannot be kept with delivery: shared, which hands the entries of a "
+            "stream out to all processes of the group",
+            "write delivery: ordered, and scale out by more streams, or ordering: none",
         )
 
 

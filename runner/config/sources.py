@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from pathlib import Path
 from typing import Final
 
@@ -9,7 +10,7 @@ from runner.clients.redis_url import RedisUrl
 from runner.clients.secret import Secret
 from runner.config.addresses import AnyPath, DirectoryPath, RedisAddress, Servers
 from runner.config.connections import SaslConfig, TlsConfig
-from runner.config.scalars import Duration, Flag, Size, Text
+from runner.config.scalars import Choice, Duration, Flag, Size, Text
 from runner.config.secrets import SecretText
 from runner.config.sections import Items, Section, derived_key, key, section
 from runner.config.streams import StreamKeys
@@ -57,9 +58,16 @@ class KafkaSourceConfig:
     )
 
 
+class RedisDelivery(enum.StrEnum):
+    """Who of a group reads a stream: one process at a time, in order, or all, each some of its entries."""
+
+    ORDERED = "ordered"
+    SHARED = "shared"
+
+
 @section()
 class RedisStreamsSourceConfig:
-    """Streams of Redis or Valkey, each of which is read, in order, by one process of the group at a time."""
+    """Streams of Redis or Valkey, read in order by one process of the group at a time, or shared by all of them."""
 
     url: RedisUrl = key(
         RedisAddress(),
@@ -73,6 +81,11 @@ class RedisStreamsSourceConfig:
         "Under which name is kept what is acknowledged; a group belongs to one mapping.",
         derived="the mapping's name",
     )
+    delivery: RedisDelivery = key(
+        Choice(RedisDelivery),
+        "ordered: one process of the group at a time reads a stream; shared: all read it, without any order.",
+        default=RedisDelivery.ORDERED,
+    )
     key_field: str | None = key(
         Text("a field's name"), "The field that is the record's key; records have none without it.", default=None
     )
@@ -82,9 +95,18 @@ class RedisStreamsSourceConfig:
         default=None,
     )
     lease: float = key(
-        Duration(1, 300), "For how long a process owns a stream before another may take it over.", default=10.0
+        Duration(1, 300),
+        "For how long a process that is not heard of keeps its streams, or its entries of shared ones.",
+        default=10.0,
     )
-    heartbeat: float = derived_key(Duration(0.1, 100), "How often a lease is renewed.", derived="a fifth of the lease")
+    heartbeat: float = derived_key(
+        Duration(0.1, 100),
+        "How often a lease is renewed, and what others have left is looked for.",
+        derived="a fifth of the lease",
+    )
+    trim: bool = key(
+        Flag(), "Remove entries from the streams once every group of theirs has acknowledged them.", default=False
+    )
     username: str | None = key(
         Text("a user name", longest=256), "The user; without it, the one named default.", default=None
     )

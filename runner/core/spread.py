@@ -14,8 +14,17 @@ class Plan(NamedTuple):
     release: Sequence[str]
 
 
-def spread(partitions: Sequence[str], owners: Mapping[str, str], members: Collection[str], me: str) -> Plan:
-    """What ``me`` should do; ``owners`` holds the partitions that are owned, by whom.
+def spread(
+    partitions: Sequence[str],
+    owners: Mapping[str, str],
+    members: Collection[str],
+    me: str,
+    *,
+    first: Collection[str] = (),
+    last: Collection[str] = (),
+) -> Plan:
+    """What ``me`` should do; ``owners`` holds the partitions that are owned, by whom. Of mine, those in ``first`` are
+    let go before others, and those in ``last`` after them.
 
     Every member that sees the same comes to the same division, so that nobody needs to lead: numbers of partitions
     that differ by one at most, with as few moves as that takes. Who owns more than its share lets go; what is free is
@@ -24,7 +33,10 @@ def spread(partitions: Sequence[str], owners: Mapping[str, str], members: Collec
     counts = Counter(dict.fromkeys({*members, *owners.values(), me}, 0))
     counts.update(owners[partition] for partition in partitions if partition in owners)
     shares = _shares(len(partitions), counts)
-    mine = sorted(partition for partition in partitions if owners.get(partition) == me)
+    mine = sorted(
+        [partition for partition in partitions if owners.get(partition) == me],
+        key=lambda partition: (partition in first, partition not in last, partition),  # who is let go stands last
+    )
     free = [partition for partition in sorted(partitions) if partition not in owners]
     return Plan(
         take=[partition for partition, member in _deal(free, counts, shares) if member == me],

@@ -106,6 +106,11 @@ class RedisStreamsDestination:
         self._source_fields = source_fields
 
     @property
+    def stores_once(self) -> bool:
+        """By its markers."""
+        return True
+
+    @property
     def description(self) -> str:
         return f"stream {self._stream.decode()} of {self._client.description}"
 

@@ -13,25 +13,25 @@ from runner.sources.redis_scripts import ATTEMPT
 MOST_HANDED_OUT: Final = 3
 """How often an entry may be handed out without that an attempt was charged; after more it may kill its function."""
 
-_WORN: Final = ATTEMPT - 100
-"""Handed out so often, a count is set back before it runs into the attempts."""
-
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """By entry id: ``attempts`` that were charged, where there are any; ``suspects`` may have killed their function."""
+    """By entry id: ``attempts`` that were charged, where there are any; ``suspects`` may have killed their function;
+    ``known`` were handed out before."""
 
     attempts: Mapping[str, int] = field(default_factory=dict)
     suspects: Collection[str] = ()
+    known: Collection[str] = ()
 
-    def of(self, records: Sequence[Record]) -> tuple[Mapping[int, int], Collection[int]]:
-        """The attempts of ``records``, and the suspects among them, by sequence."""
-        if not self.attempts and not self.suspects:
-            return {}, ()
+    def of(self, records: Sequence[Record]) -> tuple[Mapping[int, int], Collection[int], int]:
+        """The attempts of ``records``, and the suspects among them, by sequence; how many were handed out before."""
+        if not self.known:
+            return {}, (), 0
         sequences = {str(record.position): record.sequence for record in records}
         return (
             {sequences[each]: count for each, count in self.attempts.items() if each in sequences},
             [sequences[each] for each in self.suspects if each in sequences],
+            len(sequences.keys() & self.known),
         )
 
 
@@ -40,19 +40,20 @@ def suspected(attempts: int) -> int:
     return attempts * ATTEMPT + MOST_HANDED_OUT + 1
 
 
-def history_of(counts: Sequence[Reply]) -> tuple[History, Mapping[bytes, int]]:
-    """``counts`` are ids and delivery counts in turn, this delivery included. Also counts to be set, by id."""
+def history_of(counts: Reply) -> History:
+    """``counts`` are ids and delivery counts in turn, this delivery included."""
+    assert isinstance(counts, list)
     attempts: dict[str, int] = {}
     suspects: set[str] = set()
-    worn: dict[bytes, int] = {}
+    known: set[str] = set()
     for entry_id, count in zip(counts[::2], counts[1::2], strict=True):
         assert isinstance(entry_id, bytes)
         assert isinstance(count, int)
         charged, handed_out = divmod(count, ATTEMPT)
+        if count > 1:
+            known.add(entry_id.decode())
         if charged:
             attempts[entry_id.decode()] = charged
         if handed_out > MOST_HANDED_OUT:
             suspects.add(entry_id.decode())
-        if handed_out > _WORN:
-            worn[entry_id] = suspected(charged)
-    return History(attempts, suspects), worn
+    return History(attempts, suspects, known)

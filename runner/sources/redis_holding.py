@@ -9,13 +9,12 @@ from typing import Final
 
 import anyio
 
-from runner.clients.redis_entries import following_id, previous_id
-from runner.clients.redis_errors import RedisFailure, problem_of
-from runner.core.lease import HeldLease
-from runner.model import Lease, Partition, Position, Problem, Reason
+from runner.clients.redis_entries import compare_ids, following_id, previous_id
+from runner.clients.redis_errors import Effect, RedisFailure, problem_of
+from runner.model import Partition, Position, Problem, Reason
 from runner.ports import SourceListener
-from runner.sources.redis_leases import Taken
-from runner.sources.redis_scripts import CREATE_GROUP, INSPECT, NOTE
+from runner.sources.redis_reader import BEGINNING, AssignmentOver, StreamReader
+from runner.sources.redis_scripts import CREATE_GROUP, INSPECT, NOTE, PASS_OVER, TRIM
 from runner.sources.redis_start import (
     FIRST_ID,
     CheckpointMissing,
@@ -24,31 +23,58 @@ from runner.sources.redis_start import (
     Stream,
     checkpoint_of,
     first_checkpoint,
-    lost_entries,
     read_inspection,
+    read_lost,
 )
-from runner.sources.redis_stream import BEGINNING, AssignmentOver, OwnedStream
 from runner.sources.starting import StartingPosition
 
 _LOOK_PAUSE: Final = 0.5
+_TRIM_STEP: Final = 10_000
+_TRIM_STEPS: Final = 100
+"""How many entries one script removes at most, and how many such are run after one look: removing stops the server."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StartPolicy:
-    """Where to begin, and what to do about what is gone. ``starting_timestamp`` is in seconds since the epoch."""
+    """Where to begin, what to do about what is gone, and whether to remove what every group of the stream has
+    acknowledged. ``starting_timestamp`` is in seconds since the epoch."""
 
     server: str
     starting: StartingPosition
     starting_timestamp: float | None
     continue_after_loss: bool
+    trims: bool
 
 
 @dataclass(slots=True)
 class Memory:
-    """What this process knows of a stream, whatever the server may have forgotten; it outlives each holding."""
+    """What this process knows of a stream, whatever the server may have forgotten; it outlives each holding.
+
+    ``was_seen``: the server has known of somebody who reads it; ``is_forgotten``: and does so no more.
+    ``entries_added``: as many it had at the last look. ``told``: what was last told of entries trimmed unread."""
 
     checkpoint: str | None = None
-    was_absent: bool = False
+    was_seen: bool = False
+    is_forgotten: bool = False
+    entries_added: int | None = None
+    told: Lost | None = None
+
+    def learn(self, checkpoint: str | None) -> None:
+        """A checkpoint never goes back, but for a stream made anew."""
+        if checkpoint is not None and (self.checkpoint is None or compare_ids(checkpoint, self.checkpoint) > 0):
+            self.checkpoint = checkpoint
+
+    def hear(self, *, was_owned: bool) -> None:
+        """Whether the server knows of somebody who has, or had, the stream."""
+        self.is_forgotten = self.is_forgotten or (self.was_seen and not was_owned)
+        self.was_seen = self.was_seen or was_owned
+
+    def begin_anew(self, checkpoint: str, entries_added: int | None = None) -> None:
+        """What was known was of another group, or of another stream under the same name."""
+        self.checkpoint = checkpoint
+        self.is_forgotten = False
+        self.entries_added = entries_added
+        self.told = None
 
 
 class Holding:
@@ -56,14 +82,14 @@ class Holding:
 
     def __init__(
         self,
-        taken: Taken,
-        owned: OwnedStream,
+        owned: StreamReader,
+        stored: str | None,
         policy: StartPolicy,
         memory: Memory,
         listener: SourceListener,
         tell: Callable[[Problem | None], None],
     ) -> None:
-        self.place = taken.place
+        self.place = owned.place
         self.owned = owned
         self.memory = memory
         self.task: asyncio.Task[None] | None = None
@@ -71,12 +97,13 @@ class Holding:
         self.is_leaving = False
         self.is_writing = False
         self.was_tried = False  # there is a reason why it is not assigned yet, and it was told
-        self._taken = taken
         self._policy = policy
         self._listener = listener
         self._tell = tell
-        self._lost = taken.lost
+        self._stored = stored
+        memory.learn(stored)
         owned.on_trimmed = self._on_trimmed
+        owned.on_lost = self._on_lost
         owned.on_acknowledged = self._on_acknowledged
 
     @property
@@ -95,11 +122,12 @@ class Holding:
         """The stream may be read: the listener is told."""
         self.is_assigned = True
         self._listener.assigned([self.partition])
-        self.tell_lease(self._taken.lease)
+        self.tell_lease()
 
-    def tell_lease(self, lease: HeldLease) -> None:
+    def tell_lease(self) -> None:
+        """The lease was taken or renewed."""
         if self.is_assigned:
-            self._listener.leased(self.partition, Lease(lease.generation, lease.until))
+            self._listener.leased(self.partition, self.owned.shown_lease)
 
     # --- beginning
 
@@ -127,13 +155,17 @@ class Holding:
             return await self._on_absent()
         if stream.group is None:
             return await self._make_group(stream)
-        lost = lost_entries(stream)
-        if lost is not None and lost.total > self._lost:
-            return await self._on_loss(lost)
-        self.owned.begin(
-            stream.group.last_delivered, checkpoint_of(stream.group) if self._taken.checkpoint is None else None
-        )
+        if stream.lost is not None and not self._policy.continue_after_loss:
+            return self._loss(stream.lost)  # else it is passed over when the stream is read
+        checkpoint = checkpoint_of(stream.group)
+        self._notice(stream, self._stored or checkpoint)
+        self.owned.begin(stream.group.last_delivered, checkpoint if self._stored is None else None)
         return None
+
+    def _notice(self, stream: Stream, checkpoint: str) -> None:
+        self.memory.learn(checkpoint)
+        self.memory.is_forgotten = False
+        self.memory.entries_added = stream.entries_added
 
     async def _inspect(self) -> Stream | None:
         """None: there is no such stream."""
@@ -141,19 +173,18 @@ class Holding:
         return None if reply[0] == b"absent" else read_inspection(reply)
 
     async def _on_absent(self) -> Problem:
-        if not self.memory.was_absent:
+        if self._stored != FIRST_ID:
             # Whatever it was: all that a stream of this name will ever have is still to come.
-            await self.owned.call(NOTE, b"checkpoint", FIRST_ID.encode())
-            self.memory.was_absent = True
+            await self.owned.call(NOTE, FIRST_ID.encode())
+            self._stored = FIRST_ID
+        self.memory.begin_anew(FIRST_ID)
         return absent(self.partition, self._policy.server)
 
     async def _make_group(self, stream: Stream) -> Problem | None:
-        memory, taken, policy = self.memory, self._taken, self._policy
-        known = Known(
-            checkpoint=memory.checkpoint or taken.checkpoint,
-            was_owned=taken.was_owned or memory.checkpoint is not None,
-            was_absent=memory.was_absent,
-        )
+        memory, policy = self.memory, self._policy
+        checkpoints = [each for each in (self._stored, memory.checkpoint) if each is not None]
+        known = Known(checkpoints, memory.is_forgotten, memory.entries_added)
+        is_known = True
         try:
             checkpoint = first_checkpoint(stream, known, policy.starting, policy.starting_timestamp)
         except CheckpointMissing:
@@ -164,31 +195,48 @@ class Holding:
                     "set on_data_loss: continue to begin at the stream's first entry, or make the group by hand",
                 )
             checkpoint = FIRST_ID
+            is_known = False
+        before = previous_id(checkpoint)
+        made = await self.owned.call(
+            CREATE_GROUP, self.place.group, before.encode(), checkpoint.encode(), allowed=(b"there",)
+        )
+        if made[0] == b"there":
+            return await self._try_to_prepare()  # another has made it meanwhile
+        if not is_known:
             self._listener.data_lost(self.partition, BEGINNING, checkpoint, None)
-        await self.owned.call(CREATE_GROUP, self.place.group, previous_id(checkpoint).encode(), checkpoint.encode())
-        memory.was_absent = False
-        self.owned.begin(previous_id(checkpoint), None)
+        self._stored = checkpoint
+        memory.begin_anew(checkpoint, stream.entries_added)
+        self.owned.begin(before, None)
         return None
 
     # --- what is gone
 
-    async def _on_loss(self, lost: Lost) -> Problem | None:
-        entries = lost.total - self._lost
+    def _on_lost(self, lost: Lost) -> None:
+        """Entries were trimmed before they were read. Raises AssignmentOver where that is not to be passed over."""
         if not self._policy.continue_after_loss:
-            return Problem(
-                Reason.DATA_LOSS,
-                f"{entries} entries of {self.partition.topic!r} were trimmed before they were read: "
-                f"{lost.first} to {lost.next_available}",
-                "set on_data_loss: continue to go on without what is lost",
-            )
-        await self.owned.call(NOTE, b"lost", b"%d" % lost.total)
-        self._lost = lost.total
-        self._listener.data_lost(self.partition, lost.first, lost.next_available, entries)
-        return None
+            raise self._stop_at(lost)
+        entries = lost.beyond(self.memory.told)
+        if entries > 0:
+            self.memory.told = lost
+            self._listener.data_lost(self.partition, lost.first, lost.next_available, entries)
 
-    def _on_acknowledged(self, records: int) -> None:
-        if self.is_assigned:
+    def _stop_at(self, lost: Lost) -> AssignmentOver:
+        problem = self._loss(lost)
+        return AssignmentOver(problem.text, problem)
+
+    def _loss(self, lost: Lost) -> Problem:
+        return Problem(
+            Reason.DATA_LOSS,
+            f"{lost.entries} entries of {self.partition.topic!r} were trimmed before they were read: "
+            f"{lost.first} to {lost.next_available}",
+            "set on_data_loss: continue to go on without what is lost, or move the group on with XGROUP SETID",
+        )
+
+    def _on_acknowledged(self, records: int, taken: int) -> None:
+        if self.is_assigned and records:
             self._listener.acknowledged(self.partition, records)
+        if self.is_assigned and taken:
+            self._listener.taken(self.partition, taken)
 
     def _on_trimmed(self, positions: list[Position]) -> None:
         """Pending entries are not in the stream any more."""
@@ -196,31 +244,58 @@ class Holding:
         self._listener.data_lost(self.partition, first, following_id(last), len(positions))
 
     async def write_attempts(self) -> None:
-        """Once; what cannot be written now is written with the next checkpoint."""
+        """Until all are written, or the stream is not ours any more."""
+        pause: float | None = 0.0
         try:
-            await self.owned.write_attempts()
-        except (AssignmentOver, RedisFailure):
-            return  # whoever reads the stream meets the same
+            while pause is not None:
+                await anyio.sleep(pause)
+                pause = await self.owned.write_attempts()
+        except AssignmentOver as over:
+            self.owned.end_with(over)
         finally:
             self.is_writing = False
 
     async def look(self) -> None:
-        """Learn how far the end is, and whether something was trimmed before it was read. Failures are left to who
-        reads the stream: it meets the same."""
+        """Learn how far the end is, and whether something was trimmed before it was read; remove what nobody needs any
+        more. Failures are left to who reads the stream: it meets the same."""
         try:
             stream = await self._inspect()
             if stream is None or stream.group is None:
                 return
+            self._notice(stream, checkpoint_of(stream.group))
             self.owned.note_lag(stream.group.lag)
-            lost = lost_entries(stream)
-            if lost is None or lost.total <= self._lost:
-                return
-            problem = await self._on_loss(lost)
-        except (AssignmentOver, RedisFailure):
+            if stream.lost is not None:
+                await self._pass_over(stream.lost)
+            if self._policy.trims:
+                await self._trim()
+        except AssignmentOver as over:
+            self.owned.end_with(over)
+        except RedisFailure:
             return
-        self._tell(problem)
-        if problem is not None:
-            self.owned.stop_reading()
+
+    async def _pass_over(self, lost: Lost) -> None:
+        if not self._policy.continue_after_loss:
+            raise self._stop_at(lost)
+        try:
+            reply = await self.owned.call(PASS_OVER, self.place.group)
+        except RedisFailure as failure:
+            if failure.effect is Effect.UNKNOWN:
+                self._on_lost(lost)
+            raise
+        passed = read_lost(reply[1])
+        if passed is not None:  # else whoever reads the stream has passed it over, and told
+            self._on_lost(passed)
+
+    async def _trim(self) -> None:
+        for _ in range(_TRIM_STEPS):
+            reply = await self.owned.call(TRIM, self.place.group, b"%d" % _TRIM_STEP)
+            removed = reply[1]
+            assert isinstance(removed, int)
+            if removed:
+                self._listener.trimmed(self.partition, removed)
+            # The server removes whole nodes of entries only, and stops before the one that would be too much.
+            if removed < _TRIM_STEP // 2:
+                return
 
 
 def absent(partition: Partition, server: str) -> Problem:

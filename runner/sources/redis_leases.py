@@ -4,35 +4,55 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from functools import partial
+from typing import Final, NamedTuple
 
 import anyio
+import anyio.abc
 
-from runner.clients.redis import RedisClient, Script
+from runner.clients.redis import RedisClient
 from runner.clients.redis_errors import RedisFailure
-from runner.clients.redis_wire import Reply
 from runner.core.lease import HeldLease, LeaseTimes
 from runner.core.spread import Plan, spread
-from runner.sources.redis_scripts import ATTEMPT, LEAVE, LOOK, MEMBERS, RELEASE, RENEW, TAKE
-from runner.sources.redis_stream import StreamPlace
+from runner.sources.redis_calls import Calls
+from runner.sources.redis_lease_calls import LeaseCalls, Seen, Taken
+from runner.sources.redis_members import Members
+from runner.sources.redis_reader import BEGINNING, StreamPlace
+from runner.sources.side_by_side import all_to_end
+
+_REGISTRY: Final = "registry"
+_GIVE_BACK_LIMIT: Final = 1.0
+"""Seconds for the counts of what is given back: with some of them wrong the stream goes on; with a lease that is not
+given back it waits."""
+_RESCUE_AFTER: Final = 2
+"""How many leases long a free stream is left to whose share it is, who may not reach its server."""
 
 
-class Taken(NamedTuple):
-    """A lease that has just become ours, with what was kept beside it."""
+class LeaseListener(NamedTuple):
+    """Who hears what of the leases.
 
-    place: StreamPlace
-    lease: HeldLease
-    checkpoint: str | None
-    was_owned: bool
-    lost: int
+    ``taken`` begins to read a stream; ``over`` is called once for a lease that has run out, is another's, or was
+    granted by a server that was restarted since, and ``surplus`` for one that should be given back when its stream is
+    drained. Either way the stream stays ours to look after until ``let_go``. ``trouble`` says what keeps us from
+    looking after a stream's lease, or (None) that nothing does any more: its second argument is what we were about, of
+    which each has its own trouble. ``turned`` is called when everything within reach was looked at, and our share of
+    it taken.
+    """
+
+    seen: Callable[[Seen], None]
+    taken: Callable[[Taken], None]
+    renewed: Callable[[StreamPlace], None]
+    over: Callable[[StreamPlace], None]
+    surplus: Callable[[StreamPlace], None]
+    trouble: Callable[[StreamPlace, str, RedisFailure | None], None]
+    turned: Callable[[], None]
 
 
 class Leases:
     """Keeps the leases of one member of a group. Times are in seconds of ``now``.
 
-    ``on_taken`` begins to read a stream; ``on_over`` is called once for a lease that has run out or is another's, and
-    ``on_surplus`` for one that should be given back when its stream is drained. Either way the stream stays ours to
-    look after until ``let_go``.
+    A server that does not answer is the trouble of its own streams only: nothing of the others waits for it for longer
+    than a heartbeat, and nothing at all that keeps what is held.
     """
 
     def __init__(
@@ -42,34 +62,31 @@ class Leases:
         owner: bytes,
         client: RedisClient,
         times: LeaseTimes,
+        listener: LeaseListener,
         *,
         now: Callable[[], float],
-        on_taken: Callable[[Taken], None],
-        on_renewed: Callable[[StreamPlace, HeldLease], None],
-        on_over: Callable[[StreamPlace], None],
-        on_surplus: Callable[[StreamPlace], None],
-        on_trouble: Callable[[RedisFailure | None], None],
     ) -> None:
-        self.has_looked = False  # whether everything free that is our share was taken once
+        self.has_looked = False  # whether everything free that is our share, and within reach, was taken once
         self._places = {place.partition.topic: place for place in places}
-        self._registry = registry
-        self._owner = owner
-        self._client = client
-        self._renewals = client.dedicated(times.heartbeat)
+        self._me = owner.decode()
+        self._calls = LeaseCalls(client, owner, times, now, len(places))
         self._times = times
+        self._listener = listener
         self._now = now
-        self._on_taken = on_taken
-        self._on_renewed = on_renewed
-        self._on_over = on_over
-        self._on_surplus = on_surplus
-        self._on_trouble = on_trouble
-        self._held: dict[str, HeldLease] = {}
-        self._ending: set[str] = set()
+        self._members = Members(client, registry, owner, lifetime=times.duration, timeout=self._calls.timeout)
+        self._held: dict[str, Taken] = {}
+        self._ending: dict[str, HeldLease] = {}
+        self._looks = Calls()
+        self._takes = Calls()
+        self._registering = Calls()
+        self._answered: set[str] = set()  # whose last look went well
         self._others: dict[str, str] = {}
-        self._members: frozenset[str] = frozenset()
-        self._run_ids: dict[str, bytes] = {}
-        self._looked_at = asyncio.Event()  # set: look now, without waiting for the next heartbeat
+        self._free_since: dict[str, float] = {}
+        self._rescued: set[str] = set()  # another's share, which it did not take
+        self._unreleased: dict[str, Taken] = {}  # being given back, or cut off while they were
+        self._look_now = asyncio.Event()
         self._moved = asyncio.Event()
+        self._is_stopped = False
 
     @property
     def owned_by_others(self) -> Mapping[str, str]:
@@ -79,93 +96,177 @@ class Leases:
     # --- taking
 
     async def keep_taking(self) -> None:
-        """Look at every heartbeat who owns what, take our share, and name what is more than that."""
-        while True:
-            self._looked_at.clear()
-            try:
-                await self._look()
-            except RedisFailure as failure:
-                self._on_trouble(failure)
-            else:
-                self.has_looked = True
-                self._on_trouble(None)
-            with anyio.move_on_after(self._times.heartbeat):
-                await self._looked_at.wait()
+        """Look at every heartbeat who owns what, take our share, and name what is more than that. Returns some time
+        after ``stop_taking``, when nothing more can become ours and we are out of the registry."""
+        async with anyio.create_task_group() as calls:
+            while not self._is_stopped:
+                self._look_now.clear()
+                next_turn = anyio.current_time() + self._times.heartbeat
+                await self._turn(calls)
+                with anyio.move_on_after(max(next_turn - anyio.current_time(), 0.0)):
+                    await self._look_now.wait()
+            for under_way in (self._takes, self._registering):
+                await under_way.wait(under_way.names, self._calls.timeout)
+            calls.cancel_scope.cancel()
+        await self._leave_registry()
 
-    async def _look(self) -> None:
-        plan = await self._plan()
+    def stop_taking(self) -> None:
+        """For good, while what is held is kept. What is granted from now on is given back at once."""
+        self._is_stopped = True
+        self._look_now.set()
+
+    async def _turn(self, calls: anyio.abc.TaskGroup) -> None:
+        heartbeat = self._times.heartbeat
+        looked_at = [name for name in self._places if not self._is_ours(name) and name not in self._looks.names]
+        for group in self._calls.groups([self._places[name] for name in looked_at]):
+            self._looks.start(calls, [place.partition.topic for place in group], partial(self._look_at, group))
+        await self._looks.wait(looked_at, heartbeat)
+        self._registering.start(calls, [_REGISTRY], self._register)
+        await self._registering.wait([_REGISTRY], heartbeat)
+        plan = None if self._is_stopped else self._plan()
         if plan is None:
             return
         for name in plan.release:
-            if name not in self._ending and name in self._held:
-                self._ending.add(name)
-                self._on_surplus(self._places[name])
-        await asyncio.gather(*[self._take(self._places[name]) for name in plan.take])
+            taken = self._held[name]
+            self._ending[name] = taken.lease
+            self._listener.surplus(taken.place)
+        for name in plan.take:
+            self._takes.start(calls, [name], partial(self._take, self._places[name]))
+        await self._takes.wait(plan.take, heartbeat)
+        if self._answered or self._held:
+            self.has_looked = True
+            self._listener.turned()
 
-    async def _plan(self) -> Plan | None:
-        """None: nothing is moved for now."""
-        members = await self._call_registry()
-        await self._check_servers()
-        others = await asyncio.gather(
-            *[self._look_at(place) for name, place in self._places.items() if name not in self._held]
+    def _is_ours(self, name: str) -> bool:
+        """Or may become so, or was so and is still looked after."""
+        return name in self._held or name in self._ending or name in self._takes.names
+
+    async def _look_at(self, group: Sequence[StreamPlace]) -> None:
+        for place, seen in zip(group, await self._calls.look(group), strict=True):
+            if isinstance(seen, Seen):
+                self._note_seen(seen)
+            else:
+                self._answered.discard(place.partition.topic)
+                self._listener.trouble(place, "looking", seen)
+
+    def _note_seen(self, seen: Seen) -> None:
+        place, name = seen.place, seen.place.partition.topic
+        self._answered.add(name)
+        if seen.owner is None:
+            self._others.pop(name, None)
+            self._free_since.setdefault(name, self._now())
+        else:
+            self._others[name] = seen.owner
+            self._free_since.pop(name, None)
+        self._listener.trouble(place, "looking", None)
+        self._listener.seen(seen)
+
+    async def _register(self) -> None:
+        """Who can read nothing is not to be counted on, and gets no share."""
+        trouble = None
+        try:
+            await self._members.call(register=bool(self._answered or self._held))
+        except RedisFailure as failure:
+            trouble = failure
+        if self._members.have_changed:
+            self._rescued.clear()  # shares are others now, and so is who can take them
+        for place in self._places.values():
+            self._listener.trouble(place, _REGISTRY, trouble)
+
+    async def _leave_registry(self) -> None:
+        try:
+            await self._members.leave()
+        except RedisFailure as failure:  # we are gone from it when our time is over
+            for place in self._places.values():
+                self._listener.trouble(place, _REGISTRY, failure)
+
+    def _plan(self) -> Plan | None:
+        """None: nothing is moved for now. Nothing is taken whose server does not answer."""
+        members = self._members
+        # The owner of a stream that is out of our reach counts for as long as it is there.
+        others = {
+            name: owner for name, owner in self._others.items() if name in self._answered or owner in members.current
+        }
+        if members.were_lost(others.values()):
+            return None
+        mine = dict.fromkeys((*self._held, *self._ending, *self._takes.names), self._me)
+        plan = spread(
+            list(self._places), others | mine, members.current, self._me, first=self._ending, last=self._rescued
         )
-        self._others = {name: owner for name, owner in others if owner is not None}
-        before, self._members = self._members, members
-        me = self._owner.decode()
-        if members == {me} and (before - members).intersection(self._others.values()):
-            return None  # the registry was lost: those who own something will be in it again at their next heartbeat
-        mine = dict.fromkeys((*self._held, *self._ending), me)
-        return spread(list(self._places), self._others | mine, members, me)
-
-    async def _call_registry(self) -> frozenset[str]:
-        reply = await self._client.run(
-            MEMBERS, [self._registry], [self._owner, self._milliseconds], timeout=self._patience
+        free = self._free_since.keys() & self._answered - self._looks.names - mine.keys()
+        take = [name for name in plan.take if name in free]
+        # Nobody would take what was taken in another's place: it is not part of our share.
+        surplus = plan.release[len(self._rescued & self._held.keys()) :]
+        left_since = self._now() - _RESCUE_AFTER * self._times.duration
+        overdue = [name for name in free if name not in take and self._free_since[name] < left_since]
+        self._rescued.update(overdue)
+        return Plan(
+            take=[*take, *overdue],
+            release=[name for name in surplus if name in self._held and name not in self._ending],
         )
-        assert isinstance(reply, list)
-        return frozenset([member.decode() for member in reply if isinstance(member, bytes)])
-
-    async def _look_at(self, place: StreamPlace) -> tuple[str, str | None]:
-        reply = await self._run(LOOK, place)
-        owner, left = reply[1], reply[2]
-        assert isinstance(owner, bytes)
-        assert isinstance(left, bytes)
-        is_free = not owner or owner == self._owner or int(left) <= 0
-        return place.partition.topic, None if is_free else owner.decode("utf-8", "replace")
 
     async def _take(self, place: StreamPlace) -> None:
-        name = place.partition.topic
-        sent_at = self._now()
-        reply = await self._run(TAKE, place, self._owner, self._milliseconds)
-        if reply[0] != b"ok":
+        try:
+            taken = await self._calls.take(place)
+            if taken is not None and self._is_stopped:
+                await self._release(taken)
+                taken = None
+        except RedisFailure as failure:
+            self._listener.trouble(place, "taking", failure)
             return
-        texts = [each.decode() for each in reply if isinstance(each, bytes)]
-        lease = HeldLease(int(texts[1]), sent_at, self._times)
-        if lease.is_over(self._now()):
-            return
-        self._held[name] = lease
+        self._listener.trouble(place, "taking", None)
+        if taken is not None and not taken.lease.is_over(self._now()):
+            self._begin(taken)
+
+    def _begin(self, taken: Taken) -> None:
+        name = taken.place.partition.topic
+        self._held[name] = taken
+        self._answered.discard(name)
+        self._others.pop(name, None)
+        self._free_since.pop(name, None)
         self._moved.set()
-        self._on_taken(Taken(place, lease, texts[2] or None, bool(texts[3]), int(texts[4])))
+        self._listener.taken(taken)
 
     # --- keeping
 
     async def keep_renewing(self) -> None:
-        while True:
-            await anyio.sleep(self._times.heartbeat)
-            await asyncio.gather(*[self._renew(name, lease) for name, lease in self._held.items()])
+        """At fixed times, however long a renewal takes; those that could not be sent in one heartbeat are the first of
+        the next."""
+        due = anyio.current_time()
+        async with anyio.create_task_group() as renewals:
+            while True:
+                due = max(due + self._times.heartbeat, anyio.current_time())
+                await anyio.sleep_until(due)
+                held = {taken.place: taken for taken in sorted(self._held.values(), key=_end_of)}
+                for group in self._calls.groups(held):
+                    renewals.start_soon(self._renew, [held[place] for place in group])
 
-    async def _renew(self, name: str, lease: HeldLease) -> None:
+    async def _renew(self, group: Sequence[Taken]) -> None:
         sent_at = self._now()
-        place = self._places[name]
-        arguments = [self._owner, b"%d" % lease.generation, self._milliseconds]
-        try:
-            reply = await self._renewals.run(RENEW, place.keys, arguments)
-        except RedisFailure:
-            return  # whatever the reason: the lease runs out if the next one fails as well, and taking says why
-        assert isinstance(reply, list)
-        if reply[0] != b"ok":
+        for taken, answer in zip(group, await self._calls.renew(group), strict=True):
+            if not self._is_held(taken):
+                continue
+            if isinstance(answer, RedisFailure):
+                self._note_failure(taken, answer)
+            else:
+                self._note_renewal(taken, answer, sent_at)
+
+    def _note_failure(self, taken: Taken, failure: RedisFailure) -> None:
+        """Whatever the reason: the lease runs out if the next renewals fail as well."""
+        if taken.lease.until - self._now() < self._times.duration / 2 - self._times.margin:
+            self._listener.trouble(taken.place, "renewing", failure)
+
+    def _note_renewal(self, taken: Taken, run_id: bytes | None, sent_at: float) -> None:
+        """``run_id``: of the server that granted it; None: the lease is another's."""
+        place, lease = taken.place, taken.lease
+        self._listener.trouble(place, "renewing", None)
+        if run_id is None:
             lease.end()
+        elif run_id not in (b"", taken.run_id):
+            # The server may have gone back to an older state: nothing that was read before counts.
+            self.end(place, lease)
         elif lease.renewed(sent_at, self._now()):
-            self._on_renewed(place, lease)
+            self._listener.renewed(place)
         self._moved.set()
 
     async def keep_fencing(self) -> None:
@@ -173,88 +274,87 @@ class Leases:
         while True:
             self._moved.clear()
             now = self._now()
-            for name, lease in list(self._held.items()):
+            for place, lease, *_ in list(self._held.values()):
                 if lease.is_over(now):
-                    self.end(self._places[name])
-            next_end = min([lease.until for lease in self._held.values()], default=None)
+                    self.end(place, lease)
+            next_end = min([taken.lease.until for taken in self._held.values()], default=None)
             with anyio.move_on_after(None if next_end is None else max(next_end - now, 0.0)):
                 await self._moved.wait()
 
-    async def _check_servers(self) -> None:
-        """A server that was restarted may have gone back to an older state: nothing that was read before counts."""
-        # Outside of a cluster one server has all streams: any of them will do.
-        for name in list(self._held)[: None if self._client.is_cluster else 1]:
-            stream = self._places[name].stream
-            info = await self._client.execute("INFO", "server", key=stream, timeout=self._patience)
-            server = name if self._client.is_cluster else ""
-            run_id = _run_id(info)
-            if self._run_ids.setdefault(server, run_id) != run_id:
-                self._run_ids[server] = run_id
-                for held in [name] if self._client.is_cluster else list(self._held):
-                    self.end(self._places[held])
-
-    def end(self, place: StreamPlace) -> None:
+    def end(self, place: StreamPlace, lease: HeldLease) -> None:
         """The lease is over, or what was read by it does not count any more."""
-        if place.partition.topic in self._held:
-            self.forget(place)
-            self._on_over(place)
+        if self._drop(place, lease):
+            self._listener.over(place)
 
-    def forget(self, place: StreamPlace) -> None:
+    def forget(self, place: StreamPlace, lease: HeldLease) -> None:
         """As ``end``, by who knows it already."""
+        self._drop(place, lease)
+
+    def _drop(self, place: StreamPlace, lease: HeldLease) -> bool:
+        """Whether it was held until now."""
         name = place.partition.topic
-        lease = self._held.pop(name, None)
-        if lease is not None:
-            lease.end()
-            self._ending.add(name)
+        taken = self._held.get(name)
+        if taken is None or taken.lease is not lease:
+            return False
+        del self._held[name]
+        lease.end()
+        self._ending[name] = lease
+        return True
 
     # --- giving back
 
-    async def release(self, place: StreamPlace) -> None:
-        """Give the lease back, so that nobody has to wait for its end. Raises RedisFailure; then that is waited for."""
-        lease = self._held.pop(place.partition.topic, None)
-        if lease is not None and not lease.is_over(self._now()):
-            lease.end()
-            generation = b"%d" % lease.generation
-            await self._run(RELEASE, place, self._owner, generation, place.group, place.consumer, b"%d" % ATTEMPT)
+    async def release(self, place: StreamPlace, lease: HeldLease, handed_out: str) -> None:
+        """Give the lease back, so that nobody has to wait for its end. What is still pending of the entries up to
+        ``handed_out`` counts as not handed out. Raises RedisFailure; then the lease's end is waited for."""
+        taken = self._held.get(place.partition.topic)
+        if taken is None or taken.lease is not lease or lease.is_over(self._now()):
+            return
+        self._drop(place, lease)
+        self._unreleased[place.partition.topic] = taken
+        trouble = None
+        with anyio.move_on_after(_GIVE_BACK_LIMIT):
+            try:
+                await self._calls.give_back(taken, handed_out)
+            except RedisFailure as failure:
+                trouble = failure
+        await self._release(taken)
+        if trouble is not None:
+            raise trouble
 
-    def let_go(self, place: StreamPlace) -> None:
+    async def _release(self, taken: Taken) -> None:
+        self._unreleased[taken.place.partition.topic] = taken
+        await self._calls.release(taken)
+        self._unreleased.pop(taken.place.partition.topic, None)
+
+    def let_go(self, place: StreamPlace, lease: HeldLease) -> None:
         """The stream may be taken again, by us too."""
         name = place.partition.topic
-        self._held.pop(name, None)
-        self._ending.discard(name)
-        self._run_ids.pop(name, None)
-        self._looked_at.set()
+        self._drop(place, lease)
+        if self._ending.get(name) is lease:
+            del self._ending[name]
+            self._rescued.discard(name)
+            self._look_now.set()
 
-    async def leave(self) -> None:
-        """Give everything back; what the server does not take ends by itself."""
-        places = [self._places[name] for name in self._held]
-        goodbye = self._client.run(LEAVE, [self._registry], [self._owner], timeout=self._times.heartbeat)
-        results = await asyncio.gather(*[self.release(place) for place in places], goodbye, return_exceptions=True)
-        for result in results:
-            if isinstance(result, BaseException) and not isinstance(result, RedisFailure):
-                raise result
+    async def leave(self, handed_out: Mapping[str, str]) -> None:
+        """Give everything back; what the server does not take ends by itself. ``handed_out``: as in ``release``, by the
+        name of the stream."""
+        releases = [self._release(taken) for taken in self._unreleased.values()]
+        releases += [
+            self.release(taken.place, taken.lease, handed_out.get(name, BEGINNING))
+            for name, taken in self._held.items()
+        ]
+        await all_to_end([*releases, self._members.leave()], expected=(RedisFailure,))
+
+    async def end_takes(self, seconds: float) -> None:
+        """Wait so long for what may be granted just now, which is given back at once. After ``stop_taking``."""
+        await self._takes.wait(self._takes.names, seconds)
 
     async def close(self) -> None:
-        await self._renewals.close()
+        await self._calls.close()
 
-    @property
-    def _patience(self) -> float:
-        """Seconds for a call: whoever is cut off says so before its leases are over."""
-        return self._times.duration / 2
-
-    @property
-    def _milliseconds(self) -> bytes:
-        return b"%d" % int(self._times.duration * 1000)
-
-    async def _run(self, script: Script, place: StreamPlace, *arguments: bytes) -> list[Reply]:
-        reply = await self._client.run(script, place.keys, arguments, timeout=self._patience)
-        assert isinstance(reply, list)
-        return reply
+    def _is_held(self, taken: Taken) -> bool:
+        return self._held.get(taken.place.partition.topic) is taken
 
 
-def _run_id(info: Reply) -> bytes:
-    assert isinstance(info, bytes)
-    for line in info.splitlines():
-        if line.startswith(b"run_id:"):
-            return line
-    return b""
+def _end_of(taken: Taken) -> float:
+    return taken.lease.until

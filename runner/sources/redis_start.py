@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,47 +15,58 @@ FIRST_ID: Final = "0-1"
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What is known of a stream when its lease was taken.
+    """What is known of a stream whose group is not there, from the server and from what this process has seen.
 
-    ``checkpoint`` is the one kept with the lease, or the one that this process remembers; None: there is none.
-    ``was_owned``: somebody owned it before. ``was_absent``: this process has seen that there was no such stream.
+    ``checkpoints`` are all that are known, however old. ``is_forgotten``: somebody may have read it, and the server has
+    lost what it knew of that. ``entries_added``: as many the stream had at the last look; None: that is not known.
     """
 
-    checkpoint: str | None
-    was_owned: bool
-    was_absent: bool
+    checkpoints: Collection[str] = ()
+    is_forgotten: bool = False
+    entries_added: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """A consumer group as the server shows it. ``entries_read`` is None where the server cannot tell."""
+    """A consumer group as the server shows it. ``lag`` is None where the server cannot tell."""
 
     last_delivered: str
-    entries_read: int | None
     lag: int | None
     lowest_pending: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """A stream as the server shows it. ``entries_added`` is None before Redis 7."""
+    """A stream as the server shows it. ``entries_added`` is None before Redis 7; ``lost`` where nothing was trimmed
+    unread, as far as the server can tell."""
 
     length: int
     last_generated: str
-    first: str | None
     entries_added: int | None
     group: Group | None
+    lost: Lost | None
 
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """Entries that were trimmed before anybody read them: from ``first`` up to ``next_available``.
+    """So many ``entries`` were trimmed before anybody read them: those behind ``delivered`` up to ``next_available``.
 
-    ``total`` counts all that the group ever lost."""
+    ``passed`` counts all entries before ``next_available`` that the stream ever had."""
 
-    first: str
+    entries: int
+    delivered: str
     next_available: str
-    total: int
+    passed: int
+
+    @property
+    def first(self) -> str:
+        return following_id(self.delivered)
+
+    def beyond(self, told: Lost | None) -> int:
+        """How many there are more than in ``told``, which may be an earlier look at the same."""
+        if told is None or told.delivered != self.delivered:
+            return self.entries
+        return min(self.entries, self.passed - told.passed)
 
 
 class CheckpointMissing(Exception):
@@ -64,16 +75,28 @@ class CheckpointMissing(Exception):
 
 def read_inspection(reply: Sequence[Reply]) -> Stream:
     """What INSPECT has answered."""
-    stream = _members(reply[1])
-    first = stream[b"first-entry"]
-    group = None if len(reply) < 3 else _group(_members(reply[2]), reply[3])
+    stream = reply[1]
+    assert isinstance(stream, list)
+    length, last_generated, entries_added = stream
+    has_group = len(reply) > 2
     return Stream(
-        length=_number(stream[b"length"]) or 0,
-        last_generated=_text(stream[b"last-generated-id"]),
-        first=_text(first[0]) if isinstance(first, list) and first else None,
-        entries_added=_number(stream.get(b"entries-added")),
-        group=group,
+        length=_number(length) or 0,
+        last_generated=_text(last_generated),
+        entries_added=_number(entries_added),
+        group=_group(_members(reply[2]), reply[3]) if has_group else None,
+        lost=read_lost(reply[4]) if has_group else None,
     )
+
+
+def read_lost(reply: Reply) -> Lost | None:
+    """What INSPECT, PASS_OVER and READ say of entries that were trimmed unread."""
+    assert isinstance(reply, list)
+    if not reply:
+        return None
+    entries, delivered, first, last, passed = reply
+    assert isinstance(entries, int)
+    assert isinstance(passed, int)
+    return Lost(entries, _text(delivered), _text(first) or following_id(_text(last)), passed)
 
 
 def first_checkpoint(stream: Stream, known: Known, starting: StartingPosition, timestamp: float | None) -> str:
@@ -81,14 +104,12 @@ def first_checkpoint(stream: Stream, known: Known, starting: StartingPosition, t
 
     The starting position counts only where nobody has ever read: later it would pass over what came meanwhile.
     """
-    if known.was_absent:
-        return FIRST_ID
-    if known.checkpoint is not None:
-        # Ids only grow: a stream that has not come as far as it had is another one under the same name.
-        is_new = compare_ids(stream.last_generated, previous_id(known.checkpoint)) < 0
-        return FIRST_ID if is_new else known.checkpoint
-    if known.was_owned:
-        raise CheckpointMissing
+    if known.checkpoints:
+        return _checkpoint_in(stream, known)
+    if known.is_forgotten:
+        if stream.entries_added != stream.length:
+            raise CheckpointMissing
+        return FIRST_ID  # all that this stream ever had is still there
     match starting:
         case StartingPosition.TRIM_HORIZON:
             return FIRST_ID
@@ -104,25 +125,18 @@ def checkpoint_of(group: Group) -> str:
     return group.lowest_pending or following_id(group.last_delivered)
 
 
-def lost_entries(stream: Stream) -> Lost | None:
-    """What the group never got, as far as the server's counters show it; they are there from Redis 7 on."""
-    group = stream.group
-    if group is None or group.entries_read is None or stream.entries_added is None:
-        return None
-    if stream.first is not None and compare_ids(stream.first, group.last_delivered) <= 0:
-        return None  # what is trimmed goes from the beginning, and there something is left that was delivered
-    total = stream.entries_added - group.entries_read - stream.length
-    if total <= 0:
-        return None
-    next_available = stream.first or following_id(stream.last_generated)
-    return Lost(following_id(group.last_delivered), next_available, total)
+def _checkpoint_in(stream: Stream, known: Known) -> str:
+    # Ids and counts only grow: a stream that has not come as far as it had is another one under the same name.
+    if stream.entries_added is not None and stream.entries_added < (known.entries_added or 0):
+        return FIRST_ID
+    reached = [each for each in known.checkpoints if compare_ids(stream.last_generated, previous_id(each)) >= 0]
+    return max(reached, key=parse_id, default=FIRST_ID)
 
 
 def _group(group: dict[bytes, Reply], pending: Reply) -> Group:
     assert isinstance(pending, list)
     return Group(
         last_delivered=_text(group[b"last-delivered-id"]),
-        entries_read=_number(group.get(b"entries-read")),
         lag=_number(group.get(b"lag")),
         lowest_pending=_text(pending[1]) if pending[0] else None,
     )

@@ -10,8 +10,9 @@ import pytest
 from runner.clients.redis_url import parse_redis_url
 from runner.clients.secret import Secret
 from runner.config import ConfigInvalid, loads
-from runner.config.sources import RedisStreamsSourceConfig
+from runner.config.sources import RedisDelivery, RedisStreamsSourceConfig
 from runner.config.streams import count_streams, expand_ranges
+from runner.core.lanes import Ordering
 
 URL = "redis://r:6379/0"
 FUNCTIONS = "functions: {f: {python: {handler: a.b}}}\n"
@@ -36,10 +37,12 @@ def test_the_defaults() -> None:
         url=parse_redis_url(URL),
         streams=("orders",),
         group="m",
+        delivery=RedisDelivery.ORDERED,
         key_field=None,
         value_field=None,
         lease=10.0,
         heartbeat=2.0,
+        trim=False,
         username=None,
         password=None,
         allow_plaintext=False,
@@ -50,11 +53,12 @@ def test_the_defaults() -> None:
 def test_what_is_written_is_taken() -> None:
     redis = source(
         "streams: [orders], group: billing, lease: 6s, key_field: größe, username: u, password: '${P}', "
-        "allow_plaintext: true, value_field: ''' '''",
+        "allow_plaintext: true, trim: true, value_field: ''' '''",
         {"P": "p"},
     )
     assert (redis.group, redis.lease, redis.heartbeat) == ("billing", 6.0, 1.2)
     assert (redis.key_field, redis.value_field) == ("größe", "' '")
+    assert redis.trim
     assert (redis.username, redis.password) == ("u", Secret(literal="p"))
     assert source("streams: [orders], lease: 5m, heartbeat: 80s").heartbeat == 80.0
 
@@ -108,8 +112,8 @@ def test_a_range_is_counted_without_being_expanded() -> None:
         "streams: [a], lease: «E104»999ms",
         "streams: [a], lease: «E104»301s",
         "streams: [a], heartbeat: «E104»50ms",
-        "streams: [a], «E103|the keys here are»delivery: shared",
-        "streams: [a], «E103»trim: true",
+        "streams: [a], delivery: «E105|shared»share",
+        "streams: [a], trim: «E102»perhaps",
         "streams: [a], «E103|did you mean 'key_field'?»keyfield: a",
     ],
 )
@@ -136,6 +140,12 @@ def test_a_key_that_is_wrong(judge: Callable[..., Any], keys: str) -> None:
         "<redis>, lease: 5s}}, commit_timeout: 1s",
         "<redis>, key_field: k, value_field: v}}",
         "<redis>, key_field: k, value_field: «E330|another field»k}}",
+        "<redis>, delivery: shared}}",
+        "<redis>, delivery: shared}}, ordering: none, parallelization_factor: 4",
+        "<redis>, delivery: shared}}, ordering: «E331|delivery: ordered»key",
+        "<redis>, delivery: shared}}, ordering: «E331|ordering: none»partition, parallelization_factor: 4",
+        "<redis>, delivery: «E105»unordered}}, ordering: key",
+        "<redis>, delivery: shared, lease: «E329|lower commit_timeout»5s}}",
         "<redis>, «E326|rediss://r:6379»password: '${PASSWORD}'}}",
         "<redis>, password: '${PASSWORD}', «W409|rediss»allow_plaintext: true}}",
         "<redis>, «E327|remove tls»tls: {}}}",
@@ -190,6 +200,22 @@ def test_two_mappings(judge: Callable[..., Any], one: str, other: str) -> None:
         f"  n: {{function: f, source: {{redis_streams: {{{other}}}}}}}\n"
     )
     judge(text.replace("<s>", "redis+sentinel://").replace("<c>", "redis+cluster://")).check()
+
+
+@pytest.mark.parametrize(
+    ("keys", "ordering"),
+    [
+        ("delivery: shared}}", Ordering.NONE),
+        ("delivery: shared}}, parallelization_factor: 8", Ordering.NONE),
+        ("delivery: ordered}}, parallelization_factor: 8", Ordering.KEY),
+        ("delivery: ordered}}", Ordering.PARTITION),
+    ],
+)
+def test_shared_streams_have_no_order(keys: str, ordering: Ordering) -> None:
+    text = (
+        f"{FUNCTIONS}mappings: {{m: {{function: f, source: {{redis_streams: {{url: '{URL}', streams: [a], {keys}}}}}\n"
+    )
+    assert loads(text, name="config.yaml", environ={}).mappings["m"].ordering is ordering
 
 
 def test_a_kafka_group_and_a_redis_group_may_have_one_name(judge: Callable[..., Any]) -> None:

@@ -58,6 +58,14 @@ def test_an_owner_that_is_not_in_the_registry_keeps_its_share() -> None:
     assert plan.release == []
 
 
+def test_what_is_let_go_first_and_last() -> None:
+    owners = dict.fromkeys(["a", "b", "c", "d"], "me")
+    assert spread(list(owners), owners, ["me", "other"], "me").release == ["c", "d"]
+    assert spread(list(owners), owners, ["me", "other"], "me", first=["a"]).release == ["d", "a"]
+    assert spread(list(owners), owners, ["me", "other"], "me", last=["c", "d"]).release == ["a", "b"]
+    assert spread(list(owners), owners, ["me", "other"], "me", first=["b"], last=["d"]).release == ["c", "b"]
+
+
 def test_a_member_that_joins_gets_its_share_from_those_who_have_most() -> None:
     owners = {"a": "m1", "b": "m1", "c": "m1", "d": "m2", "e": "m2"}
     plans = {member: spread(list(owners), owners, ["m1", "m2", "m3"], member) for member in ["m1", "m2", "m3"]}

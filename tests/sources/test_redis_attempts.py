@@ -63,7 +63,7 @@ async def test_who_is_handed_out_again_and_again_is_a_suspect_and_charged_when_i
                     replica.source.attempted(Partition(stream, 0), {other: life})
                     await replica.source._holdings[Partition(stream, 0)].owned.write_attempts()
                 # As a process that ends without giving its lease back: what it read still counts as handed out.
-                replica.source._leases = None
+                replica.ordered._leases = None
         assert told[:3] == [(0, set())] * 3
         assert told[3:6] == [(0, {innocent, killer}), (1, {innocent, killer}), (2, {innocent, killer})]
         assert told[6] == (3, {innocent, killer, other})

@@ -1,0 +1,395 @@
+"""One stream as one of the consumers that share it: take entries, keep them while they are worked on, acknowledge."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+import anyio
+
+from runner.clients.redis import DedicatedRedis, RedisClient, Script
+from runner.clients.redis_entries import Entry, compare_ids, decode_entries, parse_id
+from runner.clients.redis_errors import Effect, RedisFailure
+from runner.clients.redis_wire import Reply
+from runner.core.lease import HeldLease, LeaseTimes
+from runner.model import Lease, Position, Problem, Record
+from runner.sources.redis_held import HeldEntries
+from runner.sources.redis_history import History, history_of, suspected
+from runner.sources.redis_late_wakes import LateWakes
+from runner.sources.redis_read_size import NOTHING, Read
+from runner.sources.redis_reader import BLOCK, OVER, AssignmentOver, StreamPlace, StreamReader
+from runner.sources.redis_records import RecordMaker
+from runner.sources.redis_scripts import CONSUMER, CONSUMER_PREFIX, MOST_IDS, StreamScript
+from runner.sources.redis_shared_scripts import CHARGE_SHARED, HEARTBEAT, READ_SHARED
+from runner.sources.redis_shared_takeover_scripts import SCAN, TAKE_OVER
+from runner.sources.side_by_side import first_to_end
+
+HANDED_BACK: Final = CONSUMER
+"""The consumer that has what was handed back: who made it pending is gone."""
+
+UNTOUCHED_MS: Final = b"3600000"
+"""For so long what is handed back looks untouched, which is more than any process waits for."""
+_FORGET_MS: Final = b"3600000"
+"""A consumer without entries that was not heard of for so long is deleted; should it live, its next read makes it."""
+_JITTER: Final = (0.75, 1.0)  # of a heartbeat between two scans, so that processes do not scan all at once
+
+
+class SharedStream(StreamReader):
+    """One assignment of a stream that others read too; never reused.
+
+    What was taken is ours until it is acknowledged, for as long as we are heard of: a heartbeat says of every entry
+    that we have it still, and the lease is counted from the last one that said so of all. Once it is over, others may
+    have any of them, and the assignment ends.
+    """
+
+    def __init__(
+        self,
+        place: StreamPlace,
+        client: RedisClient,
+        waiter: DedicatedRedis,
+        beats: DedicatedRedis,
+        records: RecordMaker,
+        times: LeaseTimes,
+        *,
+        now: Callable[[], float],
+        timeout: float,
+        end: str | None,
+        goes_on: bool,
+        knows_all: bool,
+        on_chunk: Callable[[], None],
+        on_problem: Callable[[Problem | None], None],
+    ) -> None:
+        """``goes_on``: entries that were trimmed unread are passed over; ``timeout`` is in seconds. ``knows_all``:
+        nothing was asked for in our consumer's name before, which might arrive yet."""
+        super().__init__(
+            place,
+            HeldLease(0, now(), times),
+            client,
+            waiter,
+            records,
+            now=now,
+            timeout=timeout,
+            end=end,
+            on_chunk=on_chunk,
+            on_problem=on_problem,
+        )
+        self.on_renewed: Callable[[], None] | None = None
+        self._beats = beats
+        self._goes_on = goes_on
+        self._knows_all = knows_all
+        self._times = times
+        self._has_begun = False
+        self._asked_at: float | None = None  # since when what is not in ``_held`` yet may be ours
+        self._held = HeldEntries()
+        self._own_from = "-"
+        self._scan_at = now()
+        self._page_from = b"-"
+        self._run_id = b""
+        self._is_over = asyncio.Event()
+        self._was_end_seen = False
+        self._others_wait = end is not None  # other consumers have, or may be given, something up to the end
+        self._wakes = LateWakes()
+
+    @property
+    def shown_lease(self) -> Lease:
+        return Lease(None, self.lease.until)
+
+    @property
+    def has_reached_its_end(self) -> bool:
+        return self._is_end_given and self._chunk is None and not self._reads_history and not self._others_wait
+
+    @property
+    def _is_end_given(self) -> bool:
+        """The group was given everything up to the end, which stays so; more may come faster than it is read."""
+        return self._end_id is not None and (self.is_at_end or compare_ids(self._given_id, self._end_id) >= 0)
+
+    def begin(self, delivered: str, checkpoint: str | None) -> None:
+        super().begin(delivered, checkpoint)
+        self.lease = HeldLease(0, self._now(), self._times)
+        self._has_begun = True
+
+    # --- what the engine asks
+
+    async def charge(self, attempts: Mapping[Position, int]) -> None:
+        """Write them now, of records that stay suspects. Raises CheckpointFenced, -Failed.
+
+        One that is another's by now ends the assignment: whoever tries it would wait for it for ever, and an entry
+        that was taken from who keeps it by heartbeats is a sign that others may have been, too."""
+        counts = {str(position).encode(): suspected(count) for position, count in attempts.items()}
+        with self._as_checkpoint():
+            async with self._reading:
+                for entry_id in counts:
+                    self._attempts.pop(entry_id, None)  # older
+                missing = await self._set_held(counts)
+            if missing:
+                raise AssignmentOver(f"{missing[0].decode()} of {self.place.partition.topic} is another's by now")
+
+    async def still_ours(self, records: Sequence[Record]) -> list[bool]:
+        """Of each of ``records``, whether it is; those that are stay so for a lease, those that are not may be taken
+        again: nobody here works on them any more. Raises CheckpointFenced, -Failed."""
+        ids = [str(record.position).encode() for record in records]
+        with self._as_checkpoint():
+            await self._refresh(ids, self._client.run, self._timeout)
+        ours = [self._held.is_ours(entry_id) for entry_id in ids]
+        self._held.drop([entry_id for entry_id, is_ours in zip(ids, ours, strict=True) if not is_ours])
+        return ours
+
+    def end_with(self, over: AssignmentOver) -> None:
+        super().end_with(over)
+        self._is_over.set()
+
+    # --- reading
+
+    async def run(self) -> None:
+        """Raises AssignmentOver."""
+        await first_to_end(super().run(), self._keep_entries(), self._keep_fencing(), self._until_over())
+
+    def _note(self, failure: RedisFailure) -> None:
+        super()._note(failure)
+        self._scan_at = self._now()  # which shows whether it is still the same server
+
+    async def _read_once(self) -> None:
+        if self._now() >= self._scan_at:
+            await self._scan()
+        elif self._reads_history:
+            await self._read_own()
+        else:
+            await self._read_new()
+
+    async def _read_new(self) -> None:
+        async with self._reading:
+            with self._asking():
+                reply = await self._carry(Read(">", self._count, self._goes_on))
+                entries = decode_entries(reply[4])
+                self._hear_of(reply[5])
+                self._check_lease()
+                self._note_new(entries)
+                if entries:
+                    self._go_on(entries)
+                    self._hold(entries, History(), self._last_id)
+                else:
+                    self._known_id = self._given_id = _bytes(reply[6]).decode()  # it need not be one of ours
+        if self._is_end_given and not self._was_end_seen:
+            self._was_end_seen = True
+            self._scan_at = self._now()
+        if entries:
+            self._wakes.came()
+        else:
+            await anyio.sleep(self._wakes.pause())
+            self._wakes.note(await self._wait(min(BLOCK, self._scan_at - self._now())))
+
+    async def _read_own(self) -> None:
+        """What our consumer has, and we do not know of: from before, or from a reply that was lost."""
+        self._check_lease()
+        page = await self._client.execute(
+            "XPENDING",
+            self.place.stream,
+            self.place.group,
+            self._own_from,
+            "+",
+            MOST_IDS,
+            self.place.consumer,
+            key=self.place.stream,
+            timeout=self._timeout,
+        )
+        assert isinstance(page, list)
+        ids = [_bytes(entry[0]) for entry in page if isinstance(entry, list)]
+        unknown = [entry_id for entry_id in ids if entry_id not in self._held]
+        if unknown:
+            await self._take(unknown[: self._count])
+        elif len(ids) == MOST_IDS:
+            self._own_from = f"({ids[-1].decode()}"
+        else:
+            self._own_from = "-"
+            self._reads_history = False
+
+    async def _scan(self) -> None:
+        """Look for entries that nobody keeps, and take some."""
+        reply = await self.call(
+            SCAN,
+            self._least_idle,
+            self._page_from,
+            b"%d" % self._count,
+            HANDED_BACK,
+            CONSUMER_PREFIX,
+            _FORGET_MS,
+            (self._end_id or "").encode(),
+        )
+        self._check_run(_bytes(reply[1]))
+        self._others_wait = reply[2] != b"" or not self._was_end_seen  # others may be given the rest yet
+        self._page_from = _bytes(reply[3])
+        found = _ids(reply[4])
+        unknown = [entry_id for entry_id in found if entry_id not in self._held]
+        are_all = len(found) < self._count  # which grows with what is taken
+        if not unknown or (await self._take(unknown) and are_all):
+            self._scan_at = self._now() + self._times.heartbeat * random.uniform(*_JITTER)
+            if self._end_id is not None:
+                self._on_chunk()  # who waits for the end hears of it
+
+    async def _take(self, ids: Sequence[bytes]) -> bool:
+        """Returns whether it got to all of ``ids``, or they were too large for one turn."""
+        async with self._reading:
+            with self._asking():
+                reply = await self.call(TAKE_OVER, self._least_idle, *ids)
+                entries = decode_entries(reply[1])
+                self._tell_trimmed(_ids(reply[3]))
+                self._check_lease()
+                if entries:
+                    self._hold(entries, history_of(reply[2]), max(self._last_id, entries[-1].id, key=parse_id))
+        return reply[4] == len(ids)
+
+    def _hold(self, entries: Sequence[Entry], history: History, behind: str) -> None:
+        self._held.take([entry.id.encode() for entry in entries])
+        self._offer(entries, history, behind)
+
+    def _tell_trimmed(self, ids: Sequence[bytes]) -> None:
+        if ids:
+            assert self.on_trimmed is not None
+            self.on_trimmed([entry_id.decode() for entry_id in ids])
+
+    # --- what is taken along
+
+    async def _step(
+        self, read: Read, checkpoint: str | None, settled: Sequence[bytes], trimmed: Sequence[bytes]
+    ) -> list[Reply]:
+        assert not trimmed, "they are acknowledged when they are found"
+        tried = self._held.begin_to_acknowledge(settled)
+        reply = await self.call(
+            READ_SHARED,
+            b"" if checkpoint is None else b"1",
+            read.after.encode(),
+            b"%d" % read.most,
+            self._given_id.encode(),
+            b"1" if read.goes_on else b"",
+            self._number(settled),
+            *settled,
+            allowed=(b"trimmed",),
+        )
+        taken = self._held.acknowledged(settled, tried, _ids(reply[1]), _ids(reply[2]))
+        if checkpoint is not None:
+            self.kept_checkpoint = _bytes(reply[3]).decode()
+        if settled and self.on_acknowledged is not None:
+            self.on_acknowledged(len(settled) - taken, taken)
+        return reply
+
+    def _number(self, settled: Sequence[bytes]) -> bytes:
+        """How many entries are ours, "" when we may have one that we do not know of."""
+        is_sure = self._knows_all and not self._reads_history and self._held.has_all(settled)
+        return b"%d" % len(self._held) if is_sure else b""
+
+    async def _set_counts(self, counts: Mapping[bytes, int]) -> None:
+        await self._set_held(counts)
+
+    async def _set_held(self, counts: Mapping[bytes, int]) -> list[bytes]:
+        """Returns what is another's by now, whose counts are none of our business."""
+        pairs = [part for entry_id, count in counts.items() for part in (entry_id, b"%d" % count)]
+        reply = await self.call(CHARGE_SHARED, *pairs)
+        self._held.note((), _ids(reply[1]), _ids(reply[2]))
+        return [entry_id for entry_id in _ids(reply[1]) if not self._held.is_ours(entry_id)]
+
+    # --- keeping
+
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        """What is under way to us is ours from some time after now on, and no heartbeat tells of it yet."""
+        self._asked_at = self._now()
+        try:
+            yield
+        except RedisFailure as failure:
+            if failure.effect is Effect.UNKNOWN:
+                self._knows_all = False  # it may arrive at any time
+            raise
+        finally:
+            self._asked_at = None
+
+    async def _keep_entries(self) -> None:
+        """A heartbeat at fixed times. Raises AssignmentOver."""
+        due = self._now()
+        while True:
+            due = max(due + self._times.heartbeat, self._now())
+            await anyio.sleep(max(due - self._now(), 0.0))
+            try:
+                await self._beat()
+            except RedisFailure as failure:
+                # Any other is met by who reads, too, and the lease runs out if the next heartbeat fails as well.
+                if failure.kind in OVER:
+                    raise AssignmentOver(str(failure), self._problem_of(failure)) from failure
+
+    async def _beat(self) -> None:
+        sent_at = self._now() if self._asked_at is None else self._asked_at
+        await self._refresh(self._held.to_keep, self._beats.run, self._times.heartbeat)
+        if not self.lease.renewed(sent_at, self._now()):
+            raise AssignmentOver("the lease is over")
+        if self.on_renewed is not None:
+            self.on_renewed()
+
+    async def _refresh(
+        self, entries: Sequence[bytes], run: Callable[..., Coroutine[Any, Any, Reply]], timeout: float
+    ) -> None:
+        for first in range(0, max(len(entries), 1), MOST_IDS):  # who has nothing is heard of, and hears the server
+            self._check_lease()
+            arguments = (self.place.consumer, self.place.group, *entries[first : first + MOST_IDS])
+            reply = self._checked(await run(HEARTBEAT, self.place.keys, arguments, timeout=timeout), ())
+            self._check_run(_bytes(reply[4]))
+            self._held.note(_ids(reply[1]), _ids(reply[2]), _ids(reply[3]))
+
+    def _check_run(self, run_id: bytes) -> None:
+        """A server that was started anew, or another, may have gone back to an older state. Raises AssignmentOver."""
+        self._run_id = self._run_id or run_id
+        if run_id not in (b"", self._run_id):
+            raise AssignmentOver(f"the server of {self.place.partition.topic} was started anew")
+
+    async def _keep_fencing(self) -> None:
+        """Raises AssignmentOver when the lease's time is over, whatever the server does."""
+        while True:
+            self._check_lease()
+            await anyio.sleep(max(self.lease.until - self._now(), 0.0))
+
+    async def _until_over(self) -> None:
+        """Raises what was noticed while something else was done."""
+        await self._is_over.wait()
+        assert self._over is not None
+        raise self._over
+
+    def _check_lease(self) -> None:
+        if self._has_begun and self.lease.is_over(self._now()):
+            raise AssignmentOver("the lease is over")
+
+    # --- the end
+
+    async def write_rest(self) -> None:
+        """What was settled and charged last, when nothing else is done any more. Raises AssignmentOver,
+        RedisFailure."""
+        self._has_begun = False  # it does not matter whether the lease is over: the server looks at who has what
+        while self._settled:
+            await self._carry(NOTHING)
+        await self._charge()
+
+    def tell_gone(self) -> None:
+        """What was deleted while it was worked on, and not settled, will not come again."""
+        self._tell_trimmed(self._held.lose_gone(self._settled))
+
+    @property
+    def _least_idle(self) -> bytes:
+        return b"%d" % int(self._times.duration * 1000)
+
+    async def call(
+        self, script: Script | StreamScript, *arguments: bytes, allowed: Collection[bytes] = ()
+    ) -> list[Reply]:
+        self._check_lease()
+        shared = script if isinstance(script, Script) else script.shared
+        arguments = (self.place.consumer, self.place.group, *arguments)
+        return self._checked(await self._client.run(shared, self.place.keys, arguments, timeout=self._timeout), allowed)
+
+
+def _bytes(value: Reply) -> bytes:
+    assert isinstance(value, bytes)
+    return value
+
+
+def _ids(value: Reply) -> list[bytes]:
+    assert isinstance(value, list)
+    return [_bytes(each) for each in value]

@@ -1,0 +1,185 @@
+"""How entries of a shared stream go from one consumer to another, in the server, each in one step.
+
+Keys, and what replies begin with, are as in ``redis_shared_scripts``.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from runner.clients.redis import Script
+from runner.sources.redis_read_scripts import SET_BACK
+from runner.sources.redis_read_size import LARGE_REPLY, STEP
+from runner.sources.redis_scripts import COUNTS_ATTEMPTS
+from runner.sources.redis_shared_scripts import LEFT_OUT, RUN_ID, TRIMMED_PENDING
+
+# Not XAUTOCLAIM: from Redis 7 on it takes away every pending entry that it meets and that is not in the stream any
+# more, however lively the consumer is that works on it; before, it does not even name them.
+SCAN: Final = Script(
+    RUN_ID
+    + TRIMMED_PENDING
+    + """
+local consumers = redis.pcall('XINFO', 'CONSUMERS', KEYS[2], ARGV[2])
+if consumers.err then
+  return {'error', consumers.err}
+end
+local least, most = tonumber(ARGV[3]), tonumber(ARGV[5])
+local found, is_found, is_alive, waits = {}, {}, {}, ''
+local function note(id)
+  if not is_found[id] and #found < most then
+    is_found[id] = true
+    found[#found + 1] = id
+  end
+end
+for _, consumer in ipairs(consumers) do
+  local shown = {}
+  for i = 1, #consumer, 2 do
+    shown[consumer[i]] = consumer[i + 1]
+  end
+  local name = shown['name']
+  local is_like_us = string.sub(name, 1, #ARGV[7]) == ARGV[7]
+  is_alive[name] = name == ARGV[1] or (is_like_us and shown['idle'] < least)
+  if name == ARGV[1] then
+    -- What is ours is found by the page below, as that of every consumer that is alive.
+  elseif shown['pending'] > 0 then
+    if ARGV[9] ~= '' and waits == '' and #redis.call('XPENDING', KEYS[2], ARGV[2], '-', ARGV[9], 1, name) > 0 then
+      waits = '1'
+    end
+    if #found < most and (shown['idle'] >= least or name == ARGV[6]) then
+      local all = redis.call('XPENDING', KEYS[2], ARGV[2], 'IDLE', ARGV[3], '-', '+', most - #found, name)
+      for _, entry in ipairs(all) do
+        note(entry[1])
+      end
+    end
+  elseif is_like_us and shown['idle'] >= tonumber(ARGV[8]) then
+    redis.call('XGROUP', 'DELCONSUMER', KEYS[2], ARGV[2], name)
+  end
+end
+local page = redis.call('XPENDING', KEYS[2], ARGV[2], ARGV[4], '+', 1000)
+for _, entry in ipairs(page) do
+  if entry[3] >= least and not (is_alive[entry[2]] and is_trimmed(entry[1])) then
+    note(entry[1])
+  end
+end
+local last = #page == 1000 and page[1000][1]
+local is_whole = not last or last == '18446744073709551615-18446744073709551615'
+return {'ok', run_id(), waits, is_whole and '-' or '(' .. last, found}
+"""
+)
+"""Look for entries that nobody keeps, and delete consumers that have none and were not heard of for long.
+ARGV: consumer, group, milliseconds after which an entry is nobody's, the first id of the page to look at, how many ids
+to find, the consumer for what was handed back, the beginning of our consumers' names, milliseconds after which one
+without entries is deleted, and an id or "". Reply: ok, the server's run id or "", "1" when other consumers have entries
+up to the given id, the first id of the next page, and the ids that were found.
+
+The whole of a consumer that is silent, and of every other a page at a time: its own heartbeat keeps what it has, and
+what it does not know of (a reply was lost) it looks for itself. What was trimmed cannot be kept by a heartbeat, and is
+left to its consumer while that is heard of: it may well be settled."""
+
+TAKE_OVER: Final = Script(
+    COUNTS_ATTEMPTS
+    + SET_BACK
+    + LEFT_OUT
+    + """
+local entries, counts, gone, size = {}, {}, {}, 0
+
+local function set_count(id, count)
+  return redis.pcall('XCLAIM', KEYS[2], ARGV[2], ARGV[1], 0, id, 'RETRYCOUNT', count, 'JUSTID').err
+end
+
+local function want(id)
+  local pending = redis.pcall('XPENDING', KEYS[2], ARGV[2], id, id, 1)
+  if pending.err then
+    return pending.err
+  end
+  local entry = pending[1]
+  if not entry or (entry[2] ~= ARGV[1] and entry[3] < tonumber(ARGV[3])) then
+    return nil, false
+  end
+  local other_count = set_back(entry[4])
+  if not counts_attempts(entry[2]) then
+    other_count = 0
+  end
+  counts[#counts + 1] = id
+  counts[#counts + 1] = (other_count or entry[4]) + 1
+  return other_count and set_count(id, other_count), true
+end
+
+local function take(ids)
+  local wanted = {}
+  for _, id in ipairs(ids) do
+    local failed, is_wanted = want(id)
+    if failed then
+      return failed
+    end
+    wanted[#wanted + 1] = is_wanted and id or nil
+  end
+  local claimed = #wanted > 0 and redis.pcall('XCLAIM', KEYS[2], ARGV[2], ARGV[1], 0, unpack(wanted)) or {}
+  if claimed.err then
+    return claimed.err
+  end
+  local answered = {}
+  for _, entry in ipairs(claimed) do
+    if entry then
+      entries[#entries + 1] = entry
+      answered[#answered + 1] = entry[1]
+      for _, part in ipairs(entry[2]) do
+        size = size + #part
+      end
+    end
+  end
+  for _, id in ipairs(left_out(wanted, answered)) do
+    redis.call('XACK', KEYS[2], ARGV[2], id)
+    gone[#gone + 1] = id
+  end
+end
+"""
+    + f"""
+local done, step = 3, 1
+while done < #ARGV and size < {LARGE_REPLY} do
+  local last = math.min(done + step, #ARGV)
+  local failed = take({{unpack(ARGV, done + 1, last)}})
+  if failed then
+    return {{'error', failed}}
+  end
+  done, step = last, math.min(2 * step, {STEP})
+end
+return {{'ok', entries, counts, gone, done - 3}}
+"""
+)
+"""Make entries ours that are so already, or nobody's. ARGV: consumer, group, milliseconds after which an entry is
+nobody's, and the ids. Reply: ok, the entries, ids and delivery counts in turn, this delivery included, the ids of
+what is not in the stream any more, which are acknowledged, and how many of the given ids it has got to: behind about a
+megabyte the rest is left. What other applications did to an entry is no attempt."""
+
+HAND_BACK: Final = Script(
+    """
+local pending = redis.pcall('XPENDING', KEYS[2], ARGV[2], '-', '+', 1000, ARGV[1])
+if pending.err then
+  return {'error', pending.err}
+end
+local gone = {}
+for _, entry in ipairs(pending) do
+  local count = entry[4]
+  if count % ARGV[5] > 0 then
+    count = count - 1
+  end
+  local moved = redis.pcall('XCLAIM', KEYS[2], ARGV[2], ARGV[3], 0, entry[1], 'IDLE', ARGV[4], 'RETRYCOUNT',
+    string.format('%.0f', count), 'JUSTID')
+  if moved.err then
+    return {'error', moved.err}
+  end
+  if #moved == 0 then
+    gone[#gone + 1] = entry[1]
+  end
+end
+local is_done = #redis.call('XPENDING', KEYS[2], ARGV[2], '-', '+', 1, ARGV[1]) == 0
+if is_done then
+  redis.call('XGROUP', 'DELCONSUMER', KEYS[2], ARGV[2], ARGV[1])
+end
+return {'ok', gone, is_done and '1' or ''}
+"""
+)
+"""Whoever comes next may take what we have, which counts as not handed out this time; a consumer with nothing left is
+deleted. ARGV: consumer, group, the consumer for what is handed back, for how many milliseconds it is to look untouched,
+``ATTEMPT``. Reply: ok, the ids of what is not in the stream any more, "1" when nothing is left."""
