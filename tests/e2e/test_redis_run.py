@@ -37,8 +37,10 @@ PASSWORD = "right-secret"
 SOURCE_RIGHTS = (
     "~orders.* ~{orders.*}:stream-runner:charge-card ~stream-runner:members:charge-card:* "
     "+client|setname +ping +evalsha +eval +info +time +type +hmget +hset +hgetall +hdel +pexpire +persist "
-    "+xinfo|stream +xinfo|groups +xpending +xclaim +xack +xread +xreadgroup +xrevrange +xgroup|create"
+    "+xinfo|stream +xinfo|groups +xpending +xclaim +xack +xread +xreadgroup +xrange +xrevrange "
+    "+xgroup|create +xgroup|setid"
 )
+SHARED_RIGHTS = "+xinfo|consumers +xgroup|delconsumer"
 DEAD_LETTER_RIGHTS = "~orders.dead-letter ~{orders.dead-letter}:dead-letter:* +get +set +xrange +xadd"
 TESTS = Path(__file__).resolve().parent.parent
 
@@ -208,13 +210,15 @@ async def test_a_misspelt_stream_is_a_problem_until_it_is_there(
         assert await pending(client, stream, "m") == []
 
 
+@pytest.mark.parametrize("delivery", ["ordered", "shared"])
 @pytest.mark.parametrize("flavour", list(Flavour))
 async def test_the_least_rights_are_enough(
-    flavour: Flavour, new_redis: NewRedis, function: Function, new_runner: NewRunner
+    flavour: Flavour, delivery: str, new_redis: NewRedis, function: Function, new_runner: NewRunner
 ) -> None:
-    for rules in (SOURCE_RIGHTS, DEAD_LETTER_RIGHTS):
+    for rules in (SOURCE_RIGHTS, SHARED_RIGHTS, DEAD_LETTER_RIGHTS):
         assert rules in " ".join((REPOSITORY / "README.md").read_text().split()), "these are published"
-    user = AclUser("runner", PASSWORD, f"{SOURCE_RIGHTS} {DEAD_LETTER_RIGHTS}")
+    more = SHARED_RIGHTS if delivery == "shared" else ""
+    user = AclUser("runner", PASSWORD, f"{SOURCE_RIGHTS} {more} {DEAD_LETTER_RIGHTS}".replace("  ", " "))
     server = new_redis(flavour, RedisOptions(users=(user,)))
     config = one_mapping(
         function,
@@ -224,7 +228,13 @@ async def test_the_least_rights_are_enough(
         function_response_types=["report_batch_item_failures"],
         destination_config={"on_failure": {"redis_streams": {"stream": "orders.dead-letter"}}},
     )
-    login = {"group": "charge-card", "username": "runner", "password": PASSWORD, "allow_plaintext": True}
+    login = {
+        "delivery": delivery,
+        "group": "charge-card",
+        "username": "runner",
+        "password": PASSWORD,
+        "allow_plaintext": True,
+    }
     config["mappings"]["m"]["source"]["redis_streams"] |= login
     async with connect(server.url) as client:
         added = [an_entry(1), an_entry(POISON)]
