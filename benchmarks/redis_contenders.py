@@ -76,11 +76,13 @@ class Contenders:
             _await_end(child)
         return _cost(json.loads(child.stdout.read_text()), records, self._store.cpu_seconds - before)
 
-    def ours(self, stream: str, records: int, group: str) -> Cost:
-        """Ours, with an in-process no-op, in order, commits on, and metrics that are scraped once a second."""
+    def ours(self, stream: str, records: int, group: str, delivery: str = "ordered") -> Cost:
+        """Ours, with an in-process no-op, one batch after another, commits on, and metrics that are scraped once a
+        second."""
         before = self._store.cpu_seconds
         with self._store.read_through(stream, group, records):
-            process = _Ours(self._directory, group, self._config(group, [stream], "count"), to_the_end=True)
+            config = self._config(group, [stream], "count", delivery)
+            process = _Ours(self._directory, group, config, to_the_end=True)
             with _running(process.child):
                 _await_end(process.child, process)
         return _cost(process.result(), records, self._store.cpu_seconds - before)
@@ -130,14 +132,13 @@ class Contenders:
             assert time.monotonic() < until, f"{stream}: (given, pending, not given) are {state}"
             time.sleep(_ASK_EVERY)
 
-    def _config(self, group: str, streams: Sequence[str], handler: str) -> dict[str, object]:
-        source = {"url": self._store.url, "streams": list(streams), "group": group}
+    def _config(self, group: str, streams: Sequence[str], handler: str, delivery: str = "ordered") -> dict[str, object]:
+        source = {"url": self._store.url, "streams": list(streams), "group": group, "delivery": delivery}
         source |= {"key_field": KEY_FIELD, "value_field": VALUE_FIELD}
         mapping = {
             "function": "measured",
             "source": {"redis_streams": source},
             "batch_size": BATCH,
-            "ordering": "partition",
             "maximum_batching_window": "0ms",
         }
         function = {"python": {"handler": f"benchmarks.redis_handlers:{handler}", "payload": "records"}}
