@@ -17,7 +17,7 @@ demo: $(RUN)
 # Everything, on real servers that the suite installs and starts itself; says at the end what it had to skip.
 test: check
 	.ci/components
-	$(BIN)/python -m pytest -q -rs --durations=15 --ignore=tests/test_house.py --ignore=tests/core --ignore=tests/engine
+	.ci/tests
 
 # The fast loop: format, lint, types, import contracts, files, core and engine tests.
 check: $(DEV)
