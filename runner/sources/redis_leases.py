@@ -147,6 +147,7 @@ class Leases:
                 self._note_seen(seen)
             else:
                 self._answered.discard(place.partition.topic)
+                self._free_since.pop(place.partition.topic, None)  # who knows whose it was meanwhile
                 self._listener.trouble(place, "looking", seen)
 
     def _note_seen(self, seen: Seen) -> None:

@@ -169,8 +169,7 @@ async def test_a_node_that_hangs_holds_up_only_its_own_streams(
             own = [name for name, server in names.items() if server is node]
             await _freeze(node, own, [name for name in names if name not in own], streams, function)
             await until_enabled(runners)
-            # What one took since the other could not stays with it until somebody joins or leaves.
-            await until_spread(runners, streams.streams, evenly=False)
+            await until_spread(runners, streams.streams)
     placed = await streams.until_settled(function)
     await stop(runners)
     calls = function.calls()

@@ -261,20 +261,17 @@ async def until_enabled(runners: Sequence[RunnerProcess], *, timeout: float = 10
         raise TimeoutError(f"{error}: {[(view['state'], problems(view)) for view in shown]}") from error
 
 
-async def until_spread(
-    runners: Sequence[RunnerProcess], streams: Collection[str], *, evenly: bool = True, timeout: float = 15.0
-) -> None:
-    """Wait until every stream is assigned, and, ``evenly``, no runner has two more than another: then none is to be
-    moved."""
+async def until_spread(runners: Sequence[RunnerProcess], streams: Collection[str], *, timeout: float = 15.0) -> None:
+    """Wait until every stream is assigned, and no runner has two more than another: then none is to be moved."""
     counts: list[int] = []
 
     async def spread() -> bool:
         views = [await mapping_view(runner, MAPPING) for runner in runners]
         counts[:] = [sum(bool(each["assigned"]) for each in view["partitions"]) for view in views]
-        return sum(counts) == len(streams) and (not evenly or max(counts) - min(counts) <= 1)
+        return sum(counts) == len(streams) and max(counts) - min(counts) <= 1
 
     try:
-        await until_async(spread, what="the streams are spread", timeout=timeout)
+        await until_async(spread, what="the streams are spread evenly", timeout=timeout)
     except TimeoutError as error:
         raise TimeoutError(f"{error}: {counts}") from error
 

@@ -331,3 +331,39 @@ async def test_what_is_granted_while_the_source_is_closed_is_given_back(
         await anyio.wait_all_tasks_blocked()
         source.calls.arrives.set()
     assert (await lease_of(client, stream, group))[b"owner"] == b""
+
+
+async def test_a_stream_waits_for_its_member_only_while_it_is_seen_to_be_free(
+    client: Redis, redis_server: RedisServer, new_stream: Callable[[], str]
+) -> None:
+    stream, group = new_stream(), new_stream()
+    await fill(client, stream, 1)
+
+    joined = anyio.Event()
+
+    async def be_a_member_that_takes_nothing() -> None:
+        while True:
+            for registry in await client.keys(f"stream-runner:members:{group}:*"):
+                await client.hset(registry, "!", str(10**15))  # "!" stands before every other, and so gets the stream
+                joined.set()
+            await anyio.sleep(LEASE.heartbeat / 4)
+
+    async with Proxy(redis_server.port) as proxy, anyio.create_task_group() as tasks:
+        tasks.start_soon(be_a_member_that_takes_nothing)
+        async with a_replica(redis_server.url, [stream], group).running():
+            await joined.wait()  # the registry is there, and stays
+        replica = a_replica(proxy.url, [stream], group)
+        async with replica.running():
+            assert isinstance(replica.source, RedisStreamsSource)
+            leases = replica.source._leases
+            assert leases is not None
+            await until(lambda: stream in leases._free_since, what="it is seen to be free")
+            await proxy.cut()
+            cut_at = anyio.current_time()
+            await until(lambda: any(replica.problems), what="the server is out of reach")
+            await until(lambda: anyio.current_time() > cut_at + 3 * LEASE.duration, what="the time is over")
+            healed_at = anyio.current_time()
+            await proxy.resume()
+            await until(lambda: replica.owned == {stream}, what="it is taken in the other's place")
+            assert anyio.current_time() - healed_at > 2 * LEASE.duration
+        tasks.cancel_scope.cancel()
