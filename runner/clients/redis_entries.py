@@ -23,6 +23,9 @@ from runner.model import NO_TIMESTAMP, Headers
 Fields: TypeAlias = Sequence[tuple[bytes, bytes]]
 """Names and values as an entry has them: a name may come again, and both may be any bytes."""
 
+Entry: TypeAlias = tuple[str, Sequence[bytes] | None]
+"""``ms-seq``, and names and values in turn, as a reply has them; None when the entry was deleted or trimmed."""
+
 _LARGEST_NUMBER: Final = (1 << 64) - 1
 LARGEST_ID: Final = f"{_LARGEST_NUMBER}-{_LARGEST_NUMBER}"
 """An entry of this id is the last that its stream can ever have."""
@@ -33,14 +36,6 @@ _DAY_MS: Final = 24 * 3_600_000
 FIELD_ORDER: Final = "stream-runner-field-order"
 """A header that says where key and value stood among the fields, when not first: ``<index>,<index>``, or ``-``."""
 _ENCODED_NAME: Final = "stream-runner-name-base64:"
-_new: Final = tuple.__new__
-
-
-class Entry(NamedTuple):
-    """``id`` is ``ms-seq``; ``fields`` is None when the entry was deleted or trimmed."""
-
-    id: str
-    fields: Fields | None
 
 
 class MalformedReply(ValueError):
@@ -53,18 +48,7 @@ def decode_entries(reply: Any) -> list[Entry]:
     A nil in place of an entry, by which 6.2 answers XCLAIM for a deleted one without naming it, is left out.
     """
     try:
-        # Made without Entry's own constructor, which takes as long as all of the rest.
-        return [
-            _new(
-                Entry,
-                (
-                    one[0].decode("ascii"),
-                    None if one[1] is None else list(zip(parts := iter(one[1]), parts, strict=True)),
-                ),
-            )
-            for one in reply or ()
-            if one is not None
-        ]
+        return [(one[0].decode("ascii"), one[1]) for one in reply or () if one is not None]
     except (TypeError, ValueError, IndexError, AttributeError) as error:
         raise MalformedReply(f"these are no entries: {str(reply)[:200]}") from error
 
@@ -150,26 +134,31 @@ class ContentReader:
         self._found: list[bytes] = []
         self._layout = _layout([], names)
 
-    def read(self, fields: Fields) -> tuple[bytes | None, bytes | None, Headers, int]:
-        """What ``content_of`` says: key, value and headers; and the content's size."""
-        found = [name for name, _ in fields]
-        if found != self._found:
-            self._found, self._layout = found, _layout(found, self._wanted)
+    def read(self, parts: Sequence[bytes]) -> tuple[bytes | None, bytes | None, Headers, int]:
+        """What ``content_of`` says of the fields that are ``parts``, names and values in turn: key, value and headers;
+        and the content's size. Raises MalformedReply when the last value is missing."""
+        if parts[::2] != self._found:
+            self._found = list(parts[::2])
+            self._layout = _layout(self._found, self._wanted)
         key_at, value_at, others, headers, size = self._layout
-        key = None if key_at is None else fields[key_at][1]
-        if self._wanted.value is None:
-            encoded = encode_fields(fields)
-            return key, encoded, (), len(encoded) + len(key or b"")
-        if others:
-            headers = (*[(name, fields[index][1]) for index, name in others], *headers)
-            size += sum([len(fields[index][1]) for index, _ in others])
-        value = None if value_at is None else fields[value_at][1]
-        return key, value, headers, size + len(key or b"") + len(value or b"")
+        try:
+            key = None if key_at is None else parts[key_at]
+            if self._wanted.value is None:
+                encoded = encode_fields(list(zip(parts[::2], parts[1::2], strict=True)))
+                return key, encoded, (), len(encoded) + len(key or b"")
+            value = None if value_at is None else parts[value_at]
+            if others:
+                headers = (*[(name, parts[index]) for index, name in others], *headers)
+                size += sum([len(parts[index]) for index, _ in others])
+        except (IndexError, ValueError) as error:
+            raise MalformedReply(f"these are no names and values in turn: {str(parts)[:200]}") from error
+        return key, value, headers, size + (len(key) if key else 0) + (len(value) if value else 0)
 
 
 class _Layout(NamedTuple):
-    """Where an entry with certain field names has what. ``others`` are the fields that are headers, with the names that
-    these have; ``last`` are headers that do not depend on the fields' data; ``size`` is that of all but this data."""
+    """Where an entry with certain field names has what, by the places of the data in a reply. ``others`` are the fields
+    that are headers, with the names that these have; ``last`` are headers that do not depend on the fields' data;
+    ``size`` is that of all but this data."""
 
     key_at: int | None
     value_at: int | None
@@ -180,13 +169,22 @@ class _Layout(NamedTuple):
 
 def _layout(found: Sequence[bytes], wanted: FieldNames) -> _Layout:
     key_at, value_at = _index(found, wanted.key), _index(found, wanted.value)
-    others = [(index, header_name(name)) for index, name in enumerate(found) if index != key_at and index != value_at]
+    others = [
+        (_place(index), header_name(name)) for index, name in enumerate(found) if index != key_at and index != value_at
+    ]
     last: Headers = ()
     present = [index for index in (key_at, value_at) if index is not None]
     if present != list(range(len(present))):
         last = ((FIELD_ORDER, b"%b,%b" % (_shown(key_at), _shown(value_at))),)
-    size = sum([1 + len(name.encode()) for _, name in others])
-    return _Layout(key_at, value_at, others, last, size + Content(None, None, last).size)
+    size = sum([1 + len(name.encode()) for _, name in others]) + Content(None, None, last).size
+    return _Layout(
+        None if key_at is None else _place(key_at), None if value_at is None else _place(value_at), others, last, size
+    )
+
+
+def _place(index: int) -> int:
+    """Of a field's data among names and values in turn."""
+    return 2 * index + 1
 
 
 def content_of(fields: Fields, names: FieldNames) -> Content:
@@ -194,7 +192,7 @@ def content_of(fields: Fields, names: FieldNames) -> Content:
 
     ``fields_of`` gives the same ``fields`` again, in their order.
     """
-    key, value, headers, _ = ContentReader(names).read(fields)
+    key, value, headers, _ = ContentReader(names).read([part for field in fields for part in field])
     return Content(key, value, headers)
 
 

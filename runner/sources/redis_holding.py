@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -238,7 +238,7 @@ class Holding:
         if self.is_assigned and taken:
             self._listener.taken(self.partition, taken)
 
-    def _on_trimmed(self, positions: list[Position]) -> None:
+    def _on_trimmed(self, positions: Sequence[Position]) -> None:
         """Pending entries are not in the stream any more."""
         first, last = str(positions[0]), str(positions[-1])
         self._listener.data_lost(self.partition, first, following_id(last), len(positions))

@@ -89,7 +89,7 @@ class StreamReader(ABC):
         self.lease = lease
         self.is_paused = False
         self.backlog: Backlog | None = None
-        self.on_trimmed: Callable[[list[Position]], None] | None = None
+        self.on_trimmed: Callable[[Sequence[Position]], None] | None = None
         self.on_lost: Callable[[Lost], None] | None = None
         self.on_acknowledged: Callable[[int, int], None] | None = None
         self.is_at_end = False
@@ -113,9 +113,9 @@ class StreamReader(ABC):
         self._chunk: Fetched | None = None
         self._changed = asyncio.Event()
         self._reading = asyncio.Lock()
-        self._settled: list[bytes] = []
-        self._trimmed: list[bytes] = []
-        self._attempts: dict[bytes, int] = {}
+        self._settled: list[str] = []
+        self._trimmed: list[str] = []
+        self._attempts: dict[str, int] = {}
         self._checkpoint: str | None = None
         self._is_closed = False
 
@@ -138,12 +138,12 @@ class StreamReader(ABC):
 
     @abstractmethod
     async def _step(
-        self, read: Read, checkpoint: str | None, settled: Sequence[bytes], trimmed: Sequence[bytes]
+        self, read: Read, checkpoint: str | None, settled: Sequence[str], trimmed: Sequence[str]
     ) -> list[Reply]:
         """Acknowledge, keep the checkpoint unless it is None, and ``read``. Raises AssignmentOver, RedisFailure."""
 
     @abstractmethod
-    async def _set_counts(self, counts: Mapping[bytes, int]) -> None:
+    async def _set_counts(self, counts: Mapping[str, int]) -> None:
         """Set delivery counts, of at most MOST_IDS entries. Raises AssignmentOver, RedisFailure."""
 
     @abstractmethod
@@ -156,7 +156,7 @@ class StreamReader(ABC):
 
     @abstractmethod
     async def call(
-        self, script: Script | StreamScript, *arguments: bytes, allowed: Collection[bytes] = ()
+        self, script: Script | StreamScript, *arguments: bytes | str, allowed: Collection[bytes] = ()
     ) -> list[Reply]:
         """Run ``script`` for as long as the lease is ours; ``allowed`` are answers beside ok. Raises AssignmentOver,
         RedisFailure."""
@@ -197,7 +197,7 @@ class StreamReader(ABC):
         self._changed.set()
 
     def settled(self, records: Sequence[Record]) -> None:
-        ids = [str(record.position).encode() for record in records]
+        ids = [str(record.position) for record in records]
         self._settled += ids
         if self._attempts:
             for entry_id in ids:
@@ -205,7 +205,7 @@ class StreamReader(ABC):
 
     def attempted(self, attempts: Mapping[Position, int]) -> None:
         """To be written soon, by ``write_attempts`` or with the next checkpoint."""
-        self._attempts.update({str(position).encode(): count for position, count in attempts.items()})
+        self._attempts.update({str(position): count for position, count in attempts.items()})
 
     async def write_attempts(self) -> float | None:
         """What cannot be written is kept, and its reason told: after how many seconds to try again, else None. Raises
@@ -312,7 +312,7 @@ class StreamReader(ABC):
         # Should the next read not bring it, it is another consumer's, and must not wake us again and again.
         streams = decode_streams(reply)
         for _, entries in streams:
-            self._known_id = entries[-1].id
+            self._known_id, _ = entries[-1]
         return bool(streams)
 
     def _note_new(self, entries: Sequence[Entry]) -> None:
@@ -329,13 +329,13 @@ class StreamReader(ABC):
 
     def _go_on(self, entries: Sequence[Entry]) -> None:
         """``entries``, a reply in order, are behind all that came before. Raises AssignmentOver."""
-        first = entries[0].id
+        first, _ = entries[0]
         if compare_ids(first, self._last_id) <= 0:
             raise AssignmentOver(
                 f"{self.place.partition.topic} brought {first}, which is not behind {self._last_id}: "
                 "the server has gone back, or the stream was made anew"
             )
-        self._last_id = entries[-1].id
+        self._last_id, _ = entries[-1]
         if not self._reads_history:
             self._given_id = self._last_id
 
@@ -348,8 +348,9 @@ class StreamReader(ABC):
 
     def _offer(self, entries: Sequence[Entry], history: History, behind: str) -> None:
         """Keep ready what was read, up to the id ``behind``."""
-        there = [entry for entry in entries if entry.fields is not None]
-        self._let_go([entry.id for entry in entries if entry.fields is None])
+        trimmed = [entry_id for entry_id, parts in entries if parts is None]
+        there = [entry for entry in entries if entry[1] is not None] if trimmed else entries
+        self._let_go(trimmed)
         records = self._records.make(there, self._sequence)
         self._sequence += len(records)
         size = sum([record.size for record in records])
@@ -357,10 +358,10 @@ class StreamReader(ABC):
         self._chunk = Fetched(self.place.partition, records, following_id(behind), size, *history.of(records))
         self._on_chunk()
 
-    def _let_go(self, trimmed: list[Position]) -> None:
+    def _let_go(self, trimmed: list[str]) -> None:
         """Pending, and gone from the stream: nothing can be done with them but to acknowledge them."""
         if trimmed:
-            self._trimmed += [str(each).encode() for each in trimmed]
+            self._trimmed += trimmed
             assert self.on_trimmed is not None
             self.on_trimmed(trimmed)
 

@@ -17,13 +17,13 @@ class RecordMaker:
         self._now = now
 
     def make(self, entries: Sequence[Entry], sequence: int) -> list[Record]:
-        """The records of ``entries``, which have fields; the first one gets ``sequence``."""
+        """The records of ``entries``, which have fields; the first one gets ``sequence``. Raises MalformedReply."""
         now_ms = int(self._now() * 1000)
         partition, read = self._partition, self._content.read
         records = []
-        for number, (entry_id, fields) in enumerate(entries, sequence):
-            assert fields is not None
-            key, value, headers, size = read(fields)
+        for number, (entry_id, parts) in enumerate(entries, sequence):
+            assert parts is not None
+            key, value, headers, size = read(parts)
             time_ms = timestamp_ms_of(entry_id, now_ms)
             records.append(Record(partition, entry_id, key, value, headers, time_ms, number, size))
         return records

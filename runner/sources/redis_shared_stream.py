@@ -118,19 +118,19 @@ class SharedStream(StreamReader):
 
         One that is another's by now ends the assignment: whoever tries it would wait for it for ever, and an entry
         that was taken from who keeps it by heartbeats is a sign that others may have been, too."""
-        counts = {str(position).encode(): suspected(count) for position, count in attempts.items()}
+        counts = {str(position): suspected(count) for position, count in attempts.items()}
         with self._as_checkpoint():
             async with self._reading:
                 for entry_id in counts:
                     self._attempts.pop(entry_id, None)  # older
                 missing = await self._set_held(counts)
             if missing:
-                raise AssignmentOver(f"{missing[0].decode()} of {self.place.partition.topic} is another's by now")
+                raise AssignmentOver(f"{missing[0]} of {self.place.partition.topic} is another's by now")
 
     async def still_ours(self, records: Sequence[Record]) -> list[bool]:
         """Of each of ``records``, whether it is; those that are stay so for a lease, those that are not may be taken
         again: nobody here works on them any more. Raises CheckpointFenced, -Failed."""
-        ids = [str(record.position).encode() for record in records]
+        ids = [str(record.position) for record in records]
         with self._as_checkpoint():
             await self._refresh(ids, self._client.run, self._timeout)
         ours = [self._held.is_ours(entry_id) for entry_id in ids]
@@ -196,12 +196,12 @@ class SharedStream(StreamReader):
             timeout=self._timeout,
         )
         assert isinstance(page, list)
-        ids = [_bytes(entry[0]) for entry in page if isinstance(entry, list)]
+        ids = _ids([entry[0] for entry in page if isinstance(entry, list)])
         unknown = [entry_id for entry_id in ids if entry_id not in self._held]
         if unknown:
             await self._take(unknown[: self._count])
         elif len(ids) == MOST_IDS:
-            self._own_from = f"({ids[-1].decode()}"
+            self._own_from = f"({ids[-1]}"
         else:
             self._own_from = "-"
             self._reads_history = False
@@ -229,7 +229,7 @@ class SharedStream(StreamReader):
             if self._end_id is not None:
                 self._on_chunk()  # who waits for the end hears of it
 
-    async def _take(self, ids: Sequence[bytes]) -> bool:
+    async def _take(self, ids: Sequence[str]) -> bool:
         """Returns whether it got to all of ``ids``, or they were too large for one turn."""
         async with self._reading:
             with self._asking():
@@ -238,22 +238,22 @@ class SharedStream(StreamReader):
                 self._tell_trimmed(_ids(reply[3]))
                 self._check_lease()
                 if entries:
-                    self._hold(entries, history_of(reply[2]), max(self._last_id, entries[-1].id, key=parse_id))
+                    self._hold(entries, history_of(reply[2]), max(self._last_id, entries[-1][0], key=parse_id))
         return reply[4] == len(ids)
 
     def _hold(self, entries: Sequence[Entry], history: History, behind: str) -> None:
-        self._held.take([entry.id.encode() for entry in entries])
+        self._held.take([entry_id for entry_id, _ in entries])
         self._offer(entries, history, behind)
 
-    def _tell_trimmed(self, ids: Sequence[bytes]) -> None:
+    def _tell_trimmed(self, ids: Sequence[str]) -> None:
         if ids:
             assert self.on_trimmed is not None
-            self.on_trimmed([entry_id.decode() for entry_id in ids])
+            self.on_trimmed(ids)
 
     # --- what is taken along
 
     async def _step(
-        self, read: Read, checkpoint: str | None, settled: Sequence[bytes], trimmed: Sequence[bytes]
+        self, read: Read, checkpoint: str | None, settled: Sequence[str], trimmed: Sequence[str]
     ) -> list[Reply]:
         assert not trimmed, "they are acknowledged when they are found"
         tried = self._held.begin_to_acknowledge(settled)
@@ -275,17 +275,17 @@ class SharedStream(StreamReader):
             self.on_acknowledged(len(settled) - taken, taken)
         return reply
 
-    def _number(self, settled: Sequence[bytes]) -> bytes:
+    def _number(self, settled: Sequence[str]) -> bytes:
         """How many entries are ours, "" when we may have one that we do not know of."""
         is_sure = self._knows_all and not self._reads_history and self._held.has_all(settled)
         return b"%d" % len(self._held) if is_sure else b""
 
-    async def _set_counts(self, counts: Mapping[bytes, int]) -> None:
+    async def _set_counts(self, counts: Mapping[str, int]) -> None:
         await self._set_held(counts)
 
-    async def _set_held(self, counts: Mapping[bytes, int]) -> list[bytes]:
+    async def _set_held(self, counts: Mapping[str, int]) -> list[str]:
         """Returns what is another's by now, whose counts are none of our business."""
-        pairs = [part for entry_id, count in counts.items() for part in (entry_id, b"%d" % count)]
+        pairs = [part for entry_id, count in counts.items() for part in (entry_id, str(count))]
         reply = await self.call(CHARGE_SHARED, *pairs)
         self._held.note((), _ids(reply[1]), _ids(reply[2]))
         return [entry_id for entry_id in _ids(reply[1]) if not self._held.is_ours(entry_id)]
@@ -327,7 +327,7 @@ class SharedStream(StreamReader):
             self.on_renewed()
 
     async def _refresh(
-        self, entries: Sequence[bytes], run: Callable[..., Coroutine[Any, Any, Reply]], timeout: float
+        self, entries: Sequence[str], run: Callable[..., Coroutine[Any, Any, Reply]], timeout: float
     ) -> None:
         for first in range(0, max(len(entries), 1), MOST_IDS):  # who has nothing is heard of, and hears the server
             self._check_lease()
@@ -377,7 +377,7 @@ class SharedStream(StreamReader):
         return b"%d" % int(self._times.duration * 1000)
 
     async def call(
-        self, script: Script | StreamScript, *arguments: bytes, allowed: Collection[bytes] = ()
+        self, script: Script | StreamScript, *arguments: bytes | str, allowed: Collection[bytes] = ()
     ) -> list[Reply]:
         self._check_lease()
         shared = script if isinstance(script, Script) else script.shared
@@ -390,6 +390,6 @@ def _bytes(value: Reply) -> bytes:
     return value
 
 
-def _ids(value: Reply) -> list[bytes]:
+def _ids(value: Reply) -> list[str]:
     assert isinstance(value, list)
-    return [_bytes(each) for each in value]
+    return [_bytes(each).decode() for each in value]

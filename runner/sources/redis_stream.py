@@ -71,7 +71,7 @@ class OwnedStream(StreamReader):
         return self.is_at_end or (not self._reads_history and compare_ids(self._last_id, self._end_id) >= 0)
 
     async def charge(self, attempts: Mapping[Position, int]) -> None:
-        counts = {str(position).encode(): suspected(count) for position, count in attempts.items()}
+        counts = {str(position): suspected(count) for position, count in attempts.items()}
         with self._as_checkpoint():
             async with self._reading:
                 for entry_id in counts:
@@ -82,10 +82,10 @@ class OwnedStream(StreamReader):
         """All or nothing: who owns the stream has every entry."""
         return [not self.lease.is_over(self._now())] * len(records)
 
-    async def _set_counts(self, counts: Mapping[bytes, int]) -> None:
+    async def _set_counts(self, counts: Mapping[str, int]) -> None:
         left = list(counts.items())
         while left:
-            pairs = [part for entry_id, count in left[:MOST_LOOKED_AT] for part in (entry_id, b"%d" % count)]
+            pairs = [part for entry_id, count in left[:MOST_LOOKED_AT] for part in (entry_id, str(count))]
             done = (await self._call_in_turn(CHARGE, self.place.group, self.place.consumer, *pairs))[1]
             assert isinstance(done, int)
             left = left[done:]
@@ -109,7 +109,9 @@ class OwnedStream(StreamReader):
         else:
             await self._wait()
 
-    async def _call_in_turn(self, script: Script, *arguments: bytes, allowed: Collection[bytes] = ()) -> list[Reply]:
+    async def _call_in_turn(
+        self, script: Script, *arguments: bytes | str, allowed: Collection[bytes] = ()
+    ) -> list[Reply]:
         """As ``call``, by who has ``_reading``, of what must not take effect after what is called later."""
         if self._is_in_doubt:
             await self._identify()
@@ -163,7 +165,7 @@ class OwnedStream(StreamReader):
             self._claim_from = f"({last.decode()}" if last and last.decode() != LARGEST_ID else None
 
     async def _step(
-        self, read: Read, checkpoint: str | None, settled: Sequence[bytes], trimmed: Sequence[bytes]
+        self, read: Read, checkpoint: str | None, settled: Sequence[str], trimmed: Sequence[str]
     ) -> list[Reply]:
         reply = await self._call_in_turn(
             READ,
@@ -185,7 +187,7 @@ class OwnedStream(StreamReader):
         return reply
 
     async def call(
-        self, script: Script | StreamScript, *arguments: bytes, allowed: Collection[bytes] = ()
+        self, script: Script | StreamScript, *arguments: bytes | str, allowed: Collection[bytes] = ()
     ) -> list[Reply]:
         if self.lease.is_over(self._now()):
             raise AssignmentOver("the lease is over")

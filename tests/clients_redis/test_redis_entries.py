@@ -17,6 +17,7 @@ from runner.clients.redis_entries import (
     FIELD_ORDER,
     LARGEST_ID,
     Content,
+    ContentReader,
     Entry,
     FieldNames,
     Fields,
@@ -44,6 +45,11 @@ PARTS = st.one_of(st.sampled_from(NASTY), st.binary(max_size=8))
 FIELDS = st.lists(st.tuples(PARTS, PARTS), max_size=8)
 NAMES = st.builds(FieldNames, st.none() | st.sampled_from(NASTY), st.none() | st.sampled_from(NASTY))
 IDS = st.tuples(st.integers(0, LARGEST), st.integers(0, LARGEST)).map(lambda pair: f"{pair[0]}-{pair[1]}")
+
+
+def parts_of(fields: Fields) -> list[bytes]:
+    """As a reply has them."""
+    return [part for field in fields for part in field]
 
 
 @given(FIELDS)
@@ -147,12 +153,10 @@ def test_only_a_plausible_time_is_one(milliseconds: int, timestamp_ms: int) -> N
     assert timestamp_ms_of(f"{milliseconds}-7", NOW_MS) == timestamp_ms
 
 
-@given(st.lists(st.tuples(IDS, st.none() | FIELDS)))
-def test_a_raw_reply_is_decoded_without_losing_anything(entries: list[tuple[str, Fields | None]]) -> None:
-    reply = [
-        [i.encode(), None if fields is None else [part for pair in fields for part in pair]] for i, fields in entries
-    ]
-    assert decode_entries(reply) == [Entry(entry_id, fields) for entry_id, fields in entries]
+@given(st.lists(st.tuples(IDS, st.none() | FIELDS.map(parts_of))))
+def test_a_raw_reply_is_decoded_without_losing_anything(entries: list[Entry]) -> None:
+    reply = [[entry_id.encode(), parts] for entry_id, parts in entries]
+    assert decode_entries(reply) == entries
     assert decode_streams([[b"s", reply]]) == [(b"s", decode_entries(reply))]
 
 
@@ -161,10 +165,22 @@ def test_nothing_is_no_entries() -> None:
     assert decode_streams(None) == decode_streams([]) == []
 
 
-@pytest.mark.parametrize("reply", [1, b"text", [1], [[b"1-1"]], [[1, []]], [[b"1-1", [b"odd"]]], [[b"\xff", []]]])
+@pytest.mark.parametrize("reply", [1, b"text", [1], [[b"1-1"]], [[1, []]], [[b"\xff", []]]])
 def test_a_reply_of_another_shape_is_refused(reply: Any) -> None:
     with pytest.raises(MalformedReply):
         decode_entries(reply)
+
+
+@pytest.mark.parametrize("names", [FieldNames(), FieldNames(b"k"), FieldNames(b"k", b"v"), FieldNames(b"h", b"k")])
+@pytest.mark.parametrize("parts", [[b"k"], [b"k", b"1", b"v"], [b"h", b"1", b"k", b"2", b"v"]])
+def test_a_name_without_a_value_is_refused(parts: list[bytes], names: FieldNames) -> None:
+    reader = ContentReader(names)
+    for _ in range(2):
+        with pytest.raises(MalformedReply):
+            reader.read(parts)
+    reader.read([*parts, b"last"])
+    with pytest.raises(MalformedReply):
+        reader.read(parts)
 
 
 @pytest.mark.parametrize("reply", [1, [1], [[b"s"]], [[b"s", [1]]]])
@@ -187,7 +203,7 @@ async def test_what_servers_answer_is_decoded(redis_server: RedisServer, new_str
         assert decode_streams(await client.raw(redis, "EVAL", READ_IN_SCRIPT, 1, stream, ">")) == []
         first = (await client.add(redis, stream, fields)).decode()
         second = (await client.add(redis, stream, fields)).decode()
-        both = [Entry(first, fields), Entry(second, fields)]
+        both: list[Entry] = [(first, parts_of(fields)), (second, parts_of(fields))]
         assert decode_entries(await client.raw(redis, "XRANGE", stream, "-", "+")) == both
         assert decode_streams(await client.raw(redis, "XREAD", "STREAMS", stream, "0")) == [(stream.encode(), both)]
         read = await client.raw(redis, "XREADGROUP", "GROUP", "g", "c", "COUNT", 1, "STREAMS", stream, ">")
@@ -199,7 +215,7 @@ async def test_what_servers_answer_is_decoded(redis_server: RedisServer, new_str
         assert decode_entries(claimed) == both
         await client.raw(redis, "XCLAIM", stream, "g", "c", 0, first, second)
         await client.raw(redis, "XDEL", stream, first)
-        left = [Entry(first, None), both[1]]
+        left = [(first, None), both[1]]
         history = await client.raw(redis, "XREADGROUP", "GROUP", "g", "c", "STREAMS", stream, "0")
         assert decode_streams(history) == [(stream.encode(), left)]
         assert decode_streams(await client.raw(redis, "EVAL", READ_IN_SCRIPT, 1, stream, "0")) == [

@@ -113,7 +113,7 @@ class FailingClaim(OwnedStream):
     claims = 0
 
     async def call(
-        self, script: Script | StreamScript, *arguments: bytes, allowed: Collection[bytes] = ()
+        self, script: Script | StreamScript, *arguments: bytes | str, allowed: Collection[bytes] = ()
     ) -> list[Reply]:
         if script is CLAIM:
             self.claims += 1

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from runner.sources.redis_held import HeldEntries
 
-A, B, C, D = b"1-1", b"1-2", b"1-3", b"1-4"
+A, B, C, D = "1-1", "1-2", "1-3", "1-4"
 
 
-def holding(*ids: bytes) -> HeldEntries:
+def holding(*ids: str) -> HeldEntries:
     held = HeldEntries()
     held.take(ids)
     return held
 
 
-def acknowledge(held: HeldEntries, *ids: bytes, others: tuple[bytes, ...] = (), nobodys: tuple[bytes, ...] = ()) -> int:
+def acknowledge(held: HeldEntries, *ids: str, others: tuple[str, ...] = (), nobodys: tuple[str, ...] = ()) -> int:
     return held.acknowledged(ids, held.begin_to_acknowledge(ids), others, nobodys)
 
 

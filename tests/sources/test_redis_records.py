@@ -18,17 +18,19 @@ WANTED = st.builds(FieldNames, st.none() | st.sampled_from(NAMES), st.none() | s
 
 @given(st.lists(FIELDS, max_size=6), WANTED)
 def test_each_record_has_the_content_of_its_own_entry(stream: list[Fields], names: FieldNames) -> None:
-    entries = [Entry(f"{NOW_MS}-{index}", fields) for index, fields in enumerate(stream)]
+    entries: list[Entry] = [
+        (f"{NOW_MS}-{index}", [part for field in fields for part in field]) for index, fields in enumerate(stream)
+    ]
     records = RecordMaker(PARTITION, names, lambda: NOW_MS / 1000).make(entries, 7)
     contents = [content_of(fields, names) for fields in stream]
     assert [(each.key, each.value, each.headers) for each in records] == contents
     assert [each.size for each in records] == [content.size for content in contents]
     assert [(each.position, each.sequence) for each in records] == [
-        (entry.id, number) for number, entry in enumerate(entries, 7)
+        (entry_id, number) for number, (entry_id, _) in enumerate(entries, 7)
     ]
 
 
 def test_only_an_id_that_can_be_a_time_gives_one() -> None:
-    entries = [Entry("1-1", []), Entry(f"{NOW_MS}-0", [])]
+    entries: list[Entry] = [("1-1", []), (f"{NOW_MS}-0", [])]
     records = RecordMaker(PARTITION, FieldNames(), lambda: NOW_MS / 1000).make(entries, 0)
     assert [each.timestamp_ms for each in records] == [NO_TIMESTAMP, NOW_MS]
