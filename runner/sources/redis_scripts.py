@@ -97,12 +97,7 @@ def _for_both(body: str) -> StreamScript:
     return StreamScript(Script(FENCE_IN_TIME + body), Script(NOW + WRITE + body))
 
 
-# What the server counts, which it does from Redis 7 on: the entries that were ever added to the stream, and how many of
-# them the group has been given. What is trimmed goes from the beginning: as long as there is an entry that the group
-# was given, nothing behind it was trimmed. Redis 7.0 goes on counting behind a loss as if there had been none, Valkey
-# sets its count right when the group next reads; either is told, by ``pass_over``, where the group really is. Redis 6.2
-# counts nothing, and an entry that a group was given may go as well: there a gap cannot be seen.
-TRIMMED: Final = """
+LIST_MEMBERS: Final = """
 local function members(list)
   local found = {}
   for i = 1, #list, 2 do
@@ -110,7 +105,16 @@ local function members(list)
   end
   return found
 end
+"""
 
+# What the server counts, which it does from Redis 7 on: the entries that were ever added to the stream, and how many of
+# them the group has been given. What is trimmed goes from the beginning: as long as there is an entry that the group
+# was given, nothing behind it was trimmed. Redis 7.0 goes on counting behind a loss as if there had been none, Valkey
+# sets its count right when the group next reads; either is told, by ``pass_over``, where the group really is. Redis 6.2
+# counts nothing, and an entry that a group was given may go as well: there a gap cannot be seen.
+TRIMMED: Final = (
+    LIST_MEMBERS
+    + """
 local function shown(name)
   local stream = redis.pcall('XINFO', 'STREAM', KEYS[2])
   if stream.err then
@@ -148,6 +152,7 @@ local function pass_over(name, lost)
   end
 end
 """
+)
 
 INSPECT: Final = _for_both(
     TRIMMED
@@ -248,20 +253,30 @@ end
 
 TRIM: Final = _for_both(
     BEFORE
+    + LIST_MEMBERS
     + """
 local groups = redis.pcall('XINFO', 'GROUPS', KEYS[2])
 if groups.err then
   return {'error', groups.err}
 end
+local stream = redis.pcall('XINFO', 'STREAM', KEYS[2])
+if stream.err then
+  return {'error', stream.err}
+end
+local last = members(stream)['last-generated-id']
 local needed
 local is_ours_there = false
 for _, list in ipairs(groups) do
-  local group = {}
-  for i = 1, #list, 2 do
-    group[list[i]] = list[i + 1]
+  local group = members(list)
+  local pending = redis.pcall('XPENDING', KEYS[2], group['name'])
+  if pending.err then
+    return {'error', pending.err}
   end
-  local pending = redis.call('XPENDING', KEYS[2], group['name'])
-  local first = pending[1] > 0 and pending[2] or group['last-delivered-id']
+  local delivered = group['last-delivered-id']
+  if before(last, delivered) then
+    return {'ok', 0}
+  end
+  local first = pending[1] > 0 and before(pending[2], delivered) and pending[2] or delivered
   if not needed or before(first, needed) then
     needed = first
   end
@@ -281,7 +296,8 @@ return {'ok', removed}
 how many were removed.
 
 The last entry that a group was given stays, so that whether something is missing before the next one is never in
-doubt."""
+doubt. Of a group that was set back both what is pending and what it is to read again are needed. One that was set
+behind the stream's end was given nothing of what it passes over: as long as it is there, nothing is removed."""
 
 CLAIM: Final = Script(
     FENCE_IN_TIME

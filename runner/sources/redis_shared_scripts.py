@@ -91,7 +91,9 @@ end
 )
 
 # Ids have numbers of 64 bits, of which Lua's own keep 53: they are counted on by their digits.
-_CHECKPOINT: Final = """
+_CHECKPOINT: Final = (
+    BEFORE
+    + """
 local function incremented(digits)
   local head, nines = string.match(digits, '^(%d-)(9*)$')
   local zeros = string.rep('0', #nines)
@@ -125,12 +127,11 @@ local function checkpoint_now()
   if pending.err then
     return pending.err
   end
-  if pending[1] > 0 then
-    return nil, pending[2]
-  end
-  return nil, following(last_delivered())
+  local behind = following(last_delivered())  -- lower, where the group was set back
+  return nil, pending[1] > 0 and before(pending[2], behind) and pending[2] or behind
 end
 """
+)
 
 # It takes one number to see that all are ours: who knows of all that it may have been given, by its own calls in turn,
 # and has as many as it knows of, has exactly these.
@@ -219,9 +220,9 @@ return {'ok', others, nobodys, checkpoint, entries, lost, #entries == 0 and last
 "", ``>`` to read what nobody has read or "" to read nothing, how many, an id up to which the group was given
 everything, "1" to read on behind what was trimmed unread, how many entries are ours or "", and the ids to acknowledge.
 Reply: ok, the ids that are another's, those that are nobody's, the checkpoint if it was to be kept (the
-group's lowest pending id, else the one after the last that it was given), the entries, what was trimmed unread, as
-in INSPECT, and, where no entry came, the last id that the group was given, else ""; or trimmed, and the same but the
-last, where nothing is to be read behind it.
+group's lowest pending id, or the one after the last that it was given where that is lower), the entries, what was
+trimmed unread, as in INSPECT, and, where no entry came, the last id that the group was given, else ""; or trimmed, and
+the same but the last, where nothing is to be read behind it.
 
 The last id is XINFO GROUPS', which has no entries in it: XREVRANGE and XINFO STREAM would copy one or two of any size,
 only for their ids."""

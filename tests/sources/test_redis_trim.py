@@ -13,6 +13,8 @@ from redis_harness.fixtures import ON_EVERY_FLAVOUR, NewRedis
 from redis_harness.options import RedisOptions
 from redis_harness.replica import a_replica, fill, places
 from redis_harness.server import RedisServer
+from runner.clients.redis import RedisConnection
+from runner.clients.redis_url import parse_redis_url
 from runner.sources.redis_shared import SharedStreamsSource
 
 pytestmark = [pytest.mark.redis, pytest.mark.timeout(60)]
@@ -177,3 +179,62 @@ async def test_whoever_shares_a_stream_trims_it(
         await until(lambda: len(one.seen + two.seen) == 130, what="it is read on")
     assert set(more) <= set(places(one) + places(two))
     assert one.losses == two.losses == []
+
+
+@ON_EVERY_FLAVOUR
+async def test_what_a_group_was_set_back_to_read_again_stays(
+    server: RedisServer, client: Redis, new_stream: Callable[[], str]
+) -> None:
+    stream, group, other = [new_stream() for _ in range(3)]
+    added = await fill(client, stream, 100)
+    await raw(client, "XGROUP", "CREATE", stream, other, "0")
+    ids = await read_by_hand(client, stream, other, 100)
+    await raw(client, "XACK", stream, other, *ids[:-1])
+    await raw(client, "XGROUP", "SETID", stream, other, ids[29])
+    replica = a_replica(server.url, [stream], group, trims=True)
+    async with replica.running():
+        await until_async(lambda: has_length(client, stream, 80), what="only what it does not need goes")
+        await looked(client)
+        assert (await read_stream(client, stream))[0][0].decode() == added[20][1]
+    assert replica.losses == []
+
+
+@ON_EVERY_FLAVOUR
+async def test_nothing_goes_while_a_group_waits_for_ids_that_are_not_there_yet(
+    server: RedisServer, client: Redis, new_stream: Callable[[], str]
+) -> None:
+    stream, group, other = [new_stream() for _ in range(3)]
+    added = await fill(client, stream, 50)
+    await raw(client, "XGROUP", "CREATE", stream, other, f"{1 << 62}-0")
+    replica = a_replica(server.url, [stream], group, trims=True)
+    async with replica.running():
+        await until(lambda: places(replica) == added, what="it is read")
+        await until_async(lambda: is_acknowledged(client, stream, group), what="it is acknowledged")
+        await looked(client)
+        assert await length(client, stream) == 50
+        await raw(client, "XGROUP", "SETID", stream, other, "$")
+        await until_async(lambda: has_length(client, stream, 10), what="all but the last node goes")
+
+
+@ON_EVERY_FLAVOUR
+async def test_that_we_may_not_trim_is_told_once(
+    server: RedisServer, client: Redis, new_stream: Callable[[], str]
+) -> None:
+    stream, group = new_stream(), new_stream()
+    await raw(client, "ACL", "SETUSER", "some", "on", "nopass", "allkeys", "allchannels", "+@all", "-xtrim")
+    some = RedisConnection(url=parse_redis_url(server.url), client_name="test", username="some")
+    replica = a_replica(some, [stream], group, trims=True)
+    added = await fill(client, stream, 50)
+    async with replica.running():
+        await until(lambda: bool(replica.warnings), what="it is told")
+        await looked(client)
+        assert await length(client, stream) == 50
+        (warning,) = replica.warnings
+        assert f"{stream!r} is not trimmed: " in warning
+        assert "allow the user +xtrim" in warning
+        await raw(client, "ACL", "SETUSER", "some", "+xtrim")
+        await until_async(lambda: has_length(client, stream, 10), what="all but the last node goes")
+        await raw(client, "ACL", "SETUSER", "some", "-xtrim")
+        await until(lambda: len(replica.warnings) == 2, what="it is told anew")
+    assert places(replica) == added
+    assert replica.problems == []
