@@ -59,6 +59,7 @@ class OwnedStream(StreamReader):
         self._is_in_doubt = False  # whether it is still that server and that run of it, and what may yet get there
         self._reader = 0
         self._claim_from: str | None = "-"
+        self._history_end = LARGEST_ID
 
     @property
     def shown_lease(self) -> Lease:
@@ -69,6 +70,10 @@ class OwnedStream(StreamReader):
         if self._chunk is not None or self._end_id is None:
             return False
         return self.is_at_end or (not self._reads_history and compare_ids(self._last_id, self._end_id) >= 0)
+
+    def begin(self, delivered: str, checkpoint: str | None) -> None:
+        super().begin(delivered, checkpoint)
+        self._history_end = delivered  # of a group that was set back: what pends behind it is given again, in its place
 
     async def charge(self, attempts: Mapping[Position, int]) -> None:
         counts = {str(position): suspected(count) for position, count in attempts.items()}
@@ -106,6 +111,7 @@ class OwnedStream(StreamReader):
             self._offer(entries, history, self._last_id)
         elif self._reads_history:
             self._reads_history = False
+            self._history_end = LARGEST_ID  # from now on what is pending was given to us
         else:
             await self._wait()
 
@@ -149,6 +155,8 @@ class OwnedStream(StreamReader):
             entries = decode_entries(reply[1])
         if not self._reads_history:
             self._note_new(entries)
+        elif entries and compare_ids(entries[-1][0], self._history_end) > 0:
+            entries = [entry for entry in entries if compare_ids(entry[0], self._history_end) <= 0]
         return entries, history_of(reply[2])
 
     async def _claim_foreign(self) -> None:
