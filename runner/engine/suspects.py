@@ -27,16 +27,22 @@ class Suspects:
         assert len(invocation.records) == 1
         partition, position = invocation.partition, invocation.first_position
         async with self._alone:
+            is_taken_back = True
             try:
                 await self._keeper.charge(partition, {position: invocation.attempt})
-            except (CheckpointFailed, CheckpointFenced) as failure:
-                text = f"{position} was handed over again and again, and its next attempt cannot be kept: {failure}"
-                return Throttled(FunctionError(kind=ErrorKind.UNREACHABLE, type="AttemptNotKept", text=text))
-            was_tried = False
-            try:
                 outcome = await self._function.invoke(invocation)
-                was_tried = not isinstance(outcome, Throttled | TooLarge)
+                is_taken_back = isinstance(outcome, Throttled | TooLarge)
                 return outcome
-            finally:  # cancelled, too: it was not the record that ended this
-                if not was_tried:
+            except CheckpointFenced as fence:
+                is_taken_back = False  # it is nothing of ours any more
+                return _not_kept(position, fence)
+            except CheckpointFailed as failure:
+                return _not_kept(position, failure)
+            finally:  # cancelled, too: it was not the record that ended this; and it may be kept although that failed
+                if is_taken_back:
                     self._keeper.attempted(partition, dict[Position, int]({position: invocation.attempt - 1}))
+
+
+def _not_kept(position: Position, failure: Exception) -> Throttled:
+    text = f"{position} was handed over again and again, and its next attempt cannot be kept: {failure}"
+    return Throttled(FunctionError(kind=ErrorKind.UNREACHABLE, type="AttemptNotKept", text=text))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import anyio
 import pytest
 
@@ -9,7 +11,7 @@ from engine_harness.keeping import KeepingSource
 from engine_harness.scripts import THROTTLED, failing, in_turn, slow
 from engine_harness.world import World
 from runner.core.lanes import Ordering
-from runner.model import SUCCEEDED, Invocation, Outcome, Settlement
+from runner.model import SUCCEEDED, Invocation, Outcome, Partition, Position, Settlement
 from runner.ports import CheckpointFailed, CheckpointFenced
 from runner.testing import MemoryDestination
 
@@ -82,6 +84,35 @@ async def test_a_suspect_that_is_cancelled_is_not_charged() -> None:
         await world.pass_time(2)
         assert list(source.kept.values()) == [1]
     assert list(source.kept.values()) == [0]
+
+
+async def test_an_attempt_that_may_have_been_kept_is_taken_back_when_it_is_not_made() -> None:
+    world = World()
+    world.fill(b"suspect")
+    source = KeepingSource(world.stream, now=world.clock.now)
+    source.suspects, source.carried = [0], {0: 1}
+    source.failure = CheckpointFailed("no answer")
+    mapping = world.mapping(slow(1_000), source=source, attempts=9, maximum_backoff=1)
+    async with world.running(mapping):
+        await world.pass_time(2)
+        assert source.kept == {0: 1}
+
+
+async def test_an_attempt_is_taken_back_when_it_is_cut_off_while_it_is_kept() -> None:
+    world = World()
+    world.fill(b"suspect")
+    source = SlowToKeep(world.stream, now=world.clock.now)
+    source.suspects = [0]
+    mapping = world.mapping(slow(1_000), source=source, drain_timeout=1)
+    async with world.running(mapping):
+        await world.pass_time(2)
+        assert source.kept == {}
+    assert source.kept == {0: 0}
+
+
+class SlowToKeep(KeepingSource):
+    async def charge(self, partition: Partition, attempts: Mapping[Position, int]) -> None:
+        await anyio.sleep_forever()
 
 
 @pytest.mark.parametrize("failure", [CheckpointFailed("full"), CheckpointFenced("another's")])
