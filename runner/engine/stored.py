@@ -9,7 +9,7 @@ from runner.model import Partition, Position, Record
 
 MOST_REMEMBERED: Final = 10_000
 
-_Place: TypeAlias = tuple[Partition, Position, int]
+_Place: TypeAlias = tuple[Partition, Position, int, int]
 
 
 class StoredLetters:
@@ -46,5 +46,5 @@ class StoredLetters:
 
 
 def _place(record: Record) -> _Place:
-    """With the timestamp, so that a topic that was made anew is not taken for the old one."""
-    return record.partition, record.position, record.timestamp_ms
+    """With what the record is, so that a topic or stream that was made anew is not taken for the old one."""
+    return record.partition, record.position, record.timestamp_ms, hash((record.key, record.value))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 
+import msgspec
 import pytest
 
 from engine_harness.scripts import failing
@@ -27,6 +28,22 @@ async def test_a_letter_stored_before_its_checkpoint_was_refused_is_not_stored_a
     assert _stored(destination) == [b"poison"]
     assert invoked(mapping).count([b"poison"]) == 2
     assert world.observer.values(Settlement.DEAD_LETTERED) == [b"poison", b"poison"]
+
+
+async def test_another_record_at_the_place_of_a_stored_letter_is_not_taken_for_it() -> None:
+    world = World()
+    world.fill(b"poison")
+    destination = MemoryDestination()
+    mapping = _dead_lettering(world, destination)
+    async with world.running(mapping):
+        await world.pass_time(1)
+        (worker,) = mapping.workers.values()
+        record = destination.letters[0].record
+        letters = stored.StoredLetters()
+        letters.add(record, worker)
+        assert record in letters
+        assert msgspec.structs.replace(record, value=b"another") not in letters
+        assert msgspec.structs.replace(record, key=b"another") not in letters
 
 
 class ForgetfulDestination(MemoryDestination):
