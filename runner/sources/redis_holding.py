@@ -9,8 +9,8 @@ from typing import Final
 
 import anyio
 
-from runner.clients.redis_entries import compare_ids, following_id, previous_id
-from runner.clients.redis_errors import Effect, RedisFailure, problem_of
+from runner.clients.redis_entries import following_id, previous_id
+from runner.clients.redis_errors import Effect, FailureKind, RedisFailure, problem_of
 from runner.model import Partition, Position, Problem, Reason
 from runner.ports import SourceListener
 from runner.sources.redis_reader import BEGINNING, AssignmentOver, StreamReader
@@ -60,8 +60,9 @@ class Memory:
     told: Lost | None = None
 
     def learn(self, checkpoint: str | None) -> None:
-        """A checkpoint never goes back, but for a stream made anew."""
-        if checkpoint is not None and (self.checkpoint is None or compare_ids(checkpoint, self.checkpoint) > 0):
+        """The server keeps ``checkpoint``. Where it is lower than what was known before, something was set back, or is
+        another stream under the same name: what lies between is to be read."""
+        if checkpoint is not None:
             self.checkpoint = checkpoint
 
     def hear(self, *, was_owned: bool) -> None:
@@ -96,6 +97,7 @@ class Holding:
         self.is_assigned = False
         self.is_leaving = False
         self.is_writing = False
+        self._warned = ""  # why the last look failed, if that was told
         self.was_tried = False  # there is a reason why it is not assigned yet, and it was told
         self._policy = policy
         self._listener = listener
@@ -182,8 +184,8 @@ class Holding:
 
     async def _make_group(self, stream: Stream) -> Problem | None:
         memory, policy = self.memory, self._policy
-        checkpoints = [each for each in (self._stored, memory.checkpoint) if each is not None]
-        known = Known(checkpoints, memory.is_forgotten, memory.entries_added)
+        stored = memory.checkpoint if self._stored is None else self._stored
+        known = Known(stored, memory.is_forgotten, memory.entries_added)
         is_known = True
         try:
             checkpoint = first_checkpoint(stream, known, policy.starting, policy.starting_timestamp)
@@ -257,7 +259,7 @@ class Holding:
 
     async def look(self) -> None:
         """Learn how far the end is, and whether something was trimmed before it was read; remove what nobody needs any
-        more. Failures are left to who reads the stream: it meets the same."""
+        more. Failures are left to who reads the stream: it meets the same, unless it needs no right for it."""
         try:
             stream = await self._inspect()
             if stream is None or stream.group is None:
@@ -266,12 +268,21 @@ class Holding:
             self.owned.note_lag(stream.group.lag)
             if stream.lost is not None:
                 await self._pass_over(stream.lost)
-            if self._policy.trims:
-                await self._trim()
+            if self._policy.trims and not await self._trim():
+                return
         except AssignmentOver as over:
             self.owned.end_with(over)
-        except RedisFailure:
-            return
+        except RedisFailure as failure:
+            self._warn("looked at for lag and losses", failure, "allow the user all that the documentation lists")
+        else:
+            self._warned = ""
+
+    def _warn(self, what: str, failure: RedisFailure, hint: str) -> None:
+        """Of a right that is missing, once for as long as it is."""
+        text = f"{self.partition.topic!r} is not {what}: {failure.text}; {hint}"
+        if failure.kind is FailureKind.PERMISSION and text != self._warned:
+            self._warned = text
+            self._listener.source_warning(text)
 
     async def _pass_over(self, lost: Lost) -> None:
         if not self._policy.continue_after_loss:
@@ -286,16 +297,22 @@ class Holding:
         if passed is not None:  # else whoever reads the stream has passed it over, and told
             self._on_lost(passed)
 
-    async def _trim(self) -> None:
+    async def _trim(self) -> bool:
+        """Whether that worked. Raises AssignmentOver."""
         for _ in range(_TRIM_STEPS):
-            reply = await self.owned.call(TRIM, self.place.group, b"%d" % _TRIM_STEP)
+            try:
+                reply = await self.owned.call(TRIM, self.place.group, b"%d" % _TRIM_STEP)
+            except RedisFailure as failure:
+                self._warn("trimmed", failure, "allow the user +xtrim")
+                return False
             removed = reply[1]
             assert isinstance(removed, int)
             if removed:
                 self._listener.trimmed(self.partition, removed)
             # The server removes whole nodes of entries only, and stops before the one that would be too much.
             if removed < _TRIM_STEP // 2:
-                return
+                break
+        return True
 
 
 def absent(partition: Partition, server: str) -> Problem:

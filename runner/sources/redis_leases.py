@@ -213,11 +213,14 @@ class Leases:
                 await self._release(taken)
                 taken = None
         except RedisFailure as failure:
+            self._rescued.discard(place.partition.topic)
             self._listener.trouble(place, "taking", failure)
             return
         self._listener.trouble(place, "taking", None)
         if taken is not None and not taken.lease.is_over(self._now()):
             self._begin(taken)
+        else:
+            self._rescued.discard(place.partition.topic)  # should it come to us later, it is our share
 
     def _begin(self, taken: Taken) -> None:
         name = taken.place.partition.topic

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,11 +17,11 @@ FIRST_ID: Final = "0-1"
 class Known:
     """What is known of a stream whose group is not there, from the server and from what this process has seen.
 
-    ``checkpoints`` are all that are known, however old. ``is_forgotten``: somebody may have read it, and the server has
-    lost what it knew of that. ``entries_added``: as many the stream had at the last look; None: that is not known.
+    ``checkpoint``: the server's, where it has one. ``is_forgotten``: somebody may have read it, and the server has lost
+    what it knew of that. ``entries_added``: as many the stream had at the last look; None: that is not known.
     """
 
-    checkpoints: Collection[str] = ()
+    checkpoint: str | None = None
     is_forgotten: bool = False
     entries_added: int | None = None
 
@@ -104,8 +104,8 @@ def first_checkpoint(stream: Stream, known: Known, starting: StartingPosition, t
 
     The starting position counts only where nobody has ever read: later it would pass over what came meanwhile.
     """
-    if known.checkpoints:
-        return _checkpoint_in(stream, known)
+    if known.checkpoint is not None:
+        return _checkpoint_in(stream, known.checkpoint, known.entries_added)
     if known.is_forgotten:
         if stream.entries_added != stream.length:
             raise CheckpointMissing
@@ -117,20 +117,22 @@ def first_checkpoint(stream: Stream, known: Known, starting: StartingPosition, t
             return following_id(stream.last_generated)
         case StartingPosition.AT_TIMESTAMP:
             assert timestamp is not None
-            return max(f"{int(timestamp * 1000)}-0", FIRST_ID, key=parse_id)
+            # A group that begins behind the end would be given nothing until an id gets there, if one ever does.
+            wanted = max(f"{int(timestamp * 1000)}-0", FIRST_ID, key=parse_id)
+            return min(wanted, following_id(stream.last_generated), key=parse_id)
 
 
 def checkpoint_of(group: Group) -> str:
     """The checkpoint of a group that was made elsewhere."""
-    return group.lowest_pending or following_id(group.last_delivered)
+    behind = following_id(group.last_delivered)  # lower, where the group was set back
+    return behind if group.lowest_pending is None else min(group.lowest_pending, behind, key=parse_id)
 
 
-def _checkpoint_in(stream: Stream, known: Known) -> str:
+def _checkpoint_in(stream: Stream, checkpoint: str, entries_added: int | None) -> str:
     # Ids and counts only grow: a stream that has not come as far as it had is another one under the same name.
-    if stream.entries_added is not None and stream.entries_added < (known.entries_added or 0):
+    if stream.entries_added is not None and stream.entries_added < (entries_added or 0):
         return FIRST_ID
-    reached = [each for each in known.checkpoints if compare_ids(stream.last_generated, previous_id(each)) >= 0]
-    return max(reached, key=parse_id, default=FIRST_ID)
+    return checkpoint if compare_ids(stream.last_generated, previous_id(checkpoint)) >= 0 else FIRST_ID
 
 
 def _group(group: dict[bytes, Reply], pending: Reply) -> Group:

@@ -11,6 +11,7 @@ from typing import Final
 
 import anyio
 
+from runner.clients.redis_entries import compare_ids
 from runner.clients.redis_errors import RedisFailure, problem_of
 from runner.core.lease import HeldLease
 from runner.model import Partition
@@ -135,6 +136,8 @@ class RedisStreamsSource(RedisSource):
         holding = owned.holding
         try:
             await holding.prepare(on_tried=self._join)
+            if holding.is_leaving:
+                return  # given back in the turn in which the last answer came: too late to be cancelled
             holding.assign()
             self._tell(holding.partition, "reading", None)
             self._join()
@@ -224,9 +227,10 @@ class RedisStreamsSource(RedisSource):
         partition = seen.place.partition
         memory = self._memories[partition]
         memory.hear(was_owned=seen.was_owned)
-        memory.learn(seen.checkpoint)
-        if seen.checkpoint is not None and seen.checkpoint != memory.checkpoint:
-            memory.begin_anew(seen.checkpoint)  # it went back: its owner reads another stream under the same name
+        if seen.checkpoint is not None:
+            if memory.checkpoint is not None and compare_ids(seen.checkpoint, memory.checkpoint) < 0:
+                memory.begin_anew(seen.checkpoint)  # its owner reads another stream under the same name
+            memory.learn(seen.checkpoint)
         self._tell(partition, "renewing", None)
         for origin in () if seen.owner is None else ("taking", "start", "reading"):
             self._tell(partition, origin, None)  # its owner's to say

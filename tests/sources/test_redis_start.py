@@ -13,7 +13,10 @@ from redis_harness.fixtures import ON_EVERY_FLAVOUR
 from redis_harness.proxy import Proxy
 from redis_harness.replica import a_replica, fill, places
 from redis_harness.server import RedisServer
+from runner.clients.redis_slots import companion_key
+from runner.sources.redis_shared import SharedStreamsSource
 from runner.sources.redis_start import FIRST_ID, CheckpointMissing, Known, Stream, first_checkpoint
+from runner.sources.redis_streams import RedisStreamsSource
 from runner.sources.starting import StartingPosition
 
 LATEST = StartingPosition.LATEST
@@ -35,25 +38,27 @@ def test_the_starting_position_counts_where_nobody_ever_read(starting: StartingP
     assert first_checkpoint(a_stream(), Known(), starting, 0.05) == begin
 
 
+@pytest.mark.parametrize("timestamp", [0.101, 5.0, 1e12])
+def test_a_time_behind_the_last_entry_is_the_end(timestamp: float) -> None:
+    assert first_checkpoint(a_stream(), Known(), StartingPosition.AT_TIMESTAMP, timestamp) == "100-6"
+
+
 @pytest.mark.parametrize(
-    ("checkpoints", "begin"),
+    ("checkpoint", "begin"),
     [
-        (["40-0"], "40-0"),
-        (["40-0", "60-0"], "60-0"),
-        (["60-0", "7-0"], "60-0"),
-        (["100-6"], "100-6"),  # everything was read
-        (["100-7"], FIRST_ID),  # it was further: this is another stream
-        (["100-7", "40-0"], "40-0"),  # known of each of the two
+        ("40-0", "40-0"),
+        ("100-6", "100-6"),  # everything was read
+        ("100-7", FIRST_ID),  # it was further: this is another stream
     ],
 )
-def test_it_goes_on_at_the_highest_checkpoint_that_the_stream_has_reached(checkpoints: list[str], begin: str) -> None:
-    assert first_checkpoint(a_stream(), Known(checkpoints), LATEST, None) == begin
-    assert first_checkpoint(a_stream(added=None), Known(checkpoints), LATEST, None) == begin
+def test_it_goes_on_at_the_checkpoint_where_the_stream_has_reached_it(checkpoint: str, begin: str) -> None:
+    assert first_checkpoint(a_stream(), Known(checkpoint), LATEST, None) == begin
+    assert first_checkpoint(a_stream(added=None), Known(checkpoint), LATEST, None) == begin
 
 
 def test_a_stream_to_which_less_was_added_than_there_had_been_is_a_new_one() -> None:
-    assert first_checkpoint(a_stream(added=10), Known(["40-0"], entries_added=11), LATEST, None) == FIRST_ID
-    assert first_checkpoint(a_stream(added=11), Known(["40-0"], entries_added=11), LATEST, None) == "40-0"
+    assert first_checkpoint(a_stream(added=10), Known("40-0", entries_added=11), LATEST, None) == FIRST_ID
+    assert first_checkpoint(a_stream(added=11), Known("40-0", entries_added=11), LATEST, None) == "40-0"
 
 
 def test_without_any_checkpoint_what_is_complete_is_read_from_its_first_entry_on() -> None:
@@ -181,3 +186,39 @@ async def test_a_first_start_that_came_to_nothing_is_still_the_first(
         added = await fill(client, stream, 3)
         await until(lambda: len(replica.seen) >= 3, what="it is read")
     assert places(replica) == added, "from the starting position on"
+
+
+@pytest.mark.redis
+@pytest.mark.parametrize("kind", [RedisStreamsSource, SharedStreamsSource])
+async def test_what_was_known_of_a_stream_does_not_count_where_the_server_knows_of_a_newer_one(
+    kind: type[RedisStreamsSource | SharedStreamsSource],
+    redis_server: RedisServer,
+    client: Redis,
+    new_stream: Callable[[], str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("runner.sources.redis_source._LAG_INTERVAL", 0.1)
+    stream, group = new_stream(), new_stream()
+    replica = a_replica(redis_server.url, [stream], group, kind)
+    await add_numbered(client, stream, range(1, 101))
+    async with replica.running():
+        await until(lambda: len(replica.seen) == 100, what="it is read")
+        await until_async(lambda: is_acknowledged(client, stream, group), what="it is acknowledged")
+        replica.settles = False
+        lease_key = companion_key(stream.encode(), b":stream-runner:" + group.encode())
+        async with client.pipeline(transaction=True) as at_once:  # as another process would have left it
+            at_once.execute_command("DEL", stream)
+            for number in range(1, 151):
+                at_once.execute_command("XADD", stream, f"{number}-1", "v", "x")
+            at_once.execute_command("XGROUP", "CREATE", stream, group, "0")
+            at_once.execute_command("HSET", lease_key, "checkpoint", FIRST_ID)
+            await at_once.execute()
+        await until(lambda: len(replica.seen) == 250, what="the new stream is read")
+        await raw(client, "XGROUP", "DESTROY", stream, group)
+        await until(lambda: len(replica.seen) == 400, what="what nobody has settled is read again")
+    assert replica.losses == []
+
+
+async def add_numbered(client: Redis, stream: str, numbers: range) -> None:
+    for number in numbers:
+        await raw(client, "XADD", stream, f"{number}-1", "v", "x")
