@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Collection
+from typing import ClassVar
 
 import pytest
 from redis.asyncio import Redis
@@ -10,9 +12,16 @@ from redis.asyncio import Redis
 from kafka_harness.waiting import until
 from redis_harness.client import connect, pending, raw
 from redis_harness.fixtures import ON_EVERY_FLAVOUR, NewRedis
-from redis_harness.replica import a_replica, fill, places
+from redis_harness.replica import Replica, a_replica, fill, places
 from redis_harness.server import RedisServer
+from runner.clients.redis import Script
 from runner.clients.redis_slots import companion_key
+from runner.clients.redis_wire import Reply
+from runner.model import Partition
+from runner.sources import redis_streams
+from runner.sources.redis_reader import StreamPlace
+from runner.sources.redis_scripts import INSPECT, StreamScript
+from runner.sources.redis_stream import OwnedStream
 
 pytestmark = [pytest.mark.redis, pytest.mark.timeout(120), ON_EVERY_FLAVOUR]
 
@@ -83,3 +92,49 @@ async def owner_of(server: RedisServer, stream: str, group: str) -> bytes:
     key = companion_key(stream.encode(), b":stream-runner:" + group.encode())
     async with connect(server.url) as client:
         return bytes(await raw(client, "HGET", key, "owner"))
+
+
+class GivenBackMeanwhile(OwnedStream):
+    """Is given back in the turn of the loop in which the server's first look at the stream arrives."""
+
+    give_back: ClassVar[list[Callable[[StreamPlace], None]]] = []
+
+    async def call(
+        self, script: Script | StreamScript, *arguments: bytes | str, allowed: Collection[bytes] = ()
+    ) -> list[Reply]:
+        reply = await super().call(script, *arguments, allowed=allowed)
+        if script is INSPECT and GivenBackMeanwhile.give_back:
+            loop = asyncio.get_running_loop()
+            arrived = loop.create_future()
+            loop.call_soon(arrived.set_result, None)
+            GivenBackMeanwhile.give_back.pop()(self.place)
+            await arrived
+        return reply
+
+
+class Assigned(Replica):
+    """Notes what of what it is told to have its source does not have."""
+
+    def __init__(self, replica: Replica) -> None:
+        super().__init__(replica.source)
+        self.orphans: list[str] = []
+
+    def assigned(self, partitions: Collection[Partition]) -> None:
+        super().assigned(partitions)
+        self.orphans += [each.topic for each in partitions if each not in self.source._holdings]
+
+
+async def test_a_stream_that_is_given_back_as_it_is_about_to_be_read_is_not_assigned(
+    redis_server: RedisServer, new_stream: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_streams, "OwnedStream", GivenBackMeanwhile)
+    stream, group = new_stream(), new_stream()
+    async with connect(redis_server.url) as client:
+        added = await fill(client, stream, 3)
+        await raw(client, "XGROUP", "CREATE", stream, group, "0")
+    replica = Assigned(a_replica(redis_server.url, [stream], group))
+    monkeypatch.setattr(GivenBackMeanwhile, "give_back", [replica.ordered._give_back])
+    async with replica.running():
+        await until(lambda: places(replica) == added, what="it is taken again, and read")
+    assert replica.orphans == []
+    assert replica.problems == []
