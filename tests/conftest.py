@@ -107,7 +107,7 @@ async def kafka(broker: Broker, failed: Callable[[], bool]) -> AsyncIterator[Bro
         await broker.restart()
     yield broker
     if failed():
-        print(broker.log_tail())
+        print(broker.output())
 
 
 @pytest.fixture

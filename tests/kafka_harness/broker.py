@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
-import shutil
 import ssl
 import subprocess
-import tempfile
-import time
 import uuid
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from kafka_harness import install, segments, wire
 from kafka_harness.certificates import Authority
-from kafka_harness.child import Child, ChildFailed
+from kafka_harness.child import ChildFailed
 from kafka_harness.ports import free_port
 from kafka_harness.properties import BrokerOptions, TlsFiles, server_properties
+from kafka_harness.server_process import ServerProcess
 
 _START_TIMEOUT = 60.0
 _FORMAT_TIMEOUT = 60.0
@@ -26,20 +21,16 @@ _ASK_EVERY = 0.05
 _SCRAM_ITERATIONS = 4096
 
 
-class Broker:
-    """One broker and controller with its own ports and data, which it keeps over ``kill`` and ``restart``.
-
-    ``bootstrap`` is the plain-text listener; ``address_of`` gives the others. Usable as a context manager.
-    """
+class Broker(ServerProcess):
+    """One broker and controller. ``bootstrap`` is the plain-text listener; ``address_of`` gives the others."""
 
     def __init__(self, options: BrokerOptions | None = None) -> None:
+        super().__init__("broker", start_timeout=_START_TIMEOUT, ask_every=_ASK_EVERY)
         self.options = options or BrokerOptions()
         self._ports = {name: free_port() for name in (*self.options.listeners, "CONTROLLER")}
-        self._home = Path(tempfile.mkdtemp(prefix="stream-runner-kafka-"))
-        self._data = self._home / "data"
-        self._properties = self._home / "server.properties"
-        self._authority = Authority(self._home / "tls") if self.options.tls else None
-        self._child: Child | None = None
+        self._data = self.directory / "data"
+        self._properties = self.directory / "server.properties"
+        self._authority = Authority(self.directory / "tls") if self.options.tls else None
 
     @property
     def bootstrap(self) -> str:
@@ -63,20 +54,9 @@ class Broker:
             context.load_cert_chain(*self.authority.issue(client))
         return context
 
-    @property
-    def running(self) -> bool:
-        return self._child is not None and self._child.running
-
     def serves(self, *, timeout: float = 2.0) -> bool:
         """Whether it answers within ``timeout`` seconds. Blocks for as long."""
         return wire.serves("127.0.0.1", self._ports["PLAINTEXT"], timeout=timeout)
-
-    @property
-    def process(self) -> Child:
-        """The broker's process. Raises RuntimeError before ``start``."""
-        if self._child is None:
-            raise RuntimeError("the broker was never started")
-        return self._child
 
     def start(self) -> None:
         """Format the storage, start the broker, return when it serves: some five seconds.
@@ -88,36 +68,7 @@ class Broker:
             server_properties(self.options, ports=self._ports, data=self._data, tls_files=self._tls_files())
         )
         self._format(java, jars)
-        self._child = Child("broker", self._command(java, jars), directory=self._home)
-        self._child.start()
-        self._await_service()
-
-    def kill(self) -> None:
-        """``kill -9``. Data and ports stay."""
-        self.process.kill()
-
-    def pause(self) -> None:
-        """SIGSTOP: connections stay open, nothing answers."""
-        self.process.pause()
-
-    def resume(self) -> None:
-        self.process.resume()
-
-    async def restart(self) -> None:
-        """Start again on the same ports and data, after ``kill`` or ``shut_down``; returns when it serves."""
-        self.process.start()
-        await asyncio.to_thread(self._await_service)
-
-    async def shut_down(self, timeout: float = 30.0) -> None:
-        """A controlled shutdown. Data and ports stay."""
-        self.process.terminate()
-        await self.process.wait(timeout)
-
-    def stop(self) -> None:
-        """End it at once and remove its data. Nothing when it never started."""
-        if self._child is not None:
-            self._child.kill()
-        shutil.rmtree(self._home, ignore_errors=True)
+        self._launch(self._command(java, jars))
 
     def segment_files(self, topic: str, partition: int) -> list[Path]:
         """The log segments of a partition, oldest first."""
@@ -131,14 +82,11 @@ class Broker:
         """
         return segments.flip_value_byte(self.segment_files(topic, partition), offset)
 
-    def log_tail(self) -> str:
-        return self._child.output() if self._child is not None else "--- the broker was never started"
-
     def _tls_files(self) -> TlsFiles | None:
         if self._authority is None:
             return None
         certificate, key = self._authority.issue("broker")
-        key_store = self._home / "tls" / "broker-store.pem"
+        key_store = self.directory / "tls" / "broker-store.pem"
         key_store.write_bytes(key.read_bytes() + certificate.read_bytes())
         key_store.chmod(0o600)
         return TlsFiles(authority=self._authority.certificate, key_store=key_store)
@@ -171,20 +119,3 @@ class Broker:
             "kafka.Kafka",
             str(self._properties),
         ]
-
-    def _await_service(self) -> None:
-        deadline = time.monotonic() + _START_TIMEOUT
-        while not self.serves():
-            if not self.running or time.monotonic() > deadline:
-                what = "does not serve" if self.running else f"ended with {self.process.exit_code}"
-                raise ChildFailed(f"the broker {what}:\n{self.log_tail()}")
-            time.sleep(_ASK_EVERY)
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.stop()
