@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
-from itertools import count
 
 import hypothesis
 import pytest
@@ -13,6 +12,7 @@ import pytest
 from kafka_harness import install
 from kafka_harness.broker import Broker
 from kafka_harness.component import ComponentMissing
+from kafka_harness.naming import NewTopic, names_for
 from kafka_harness.properties import BrokerOptions
 from redis_harness.fixtures import (
     kept,
@@ -39,7 +39,6 @@ hypothesis.settings.register_profile(
 hypothesis.settings.register_profile("search", deadline=None, database=None, max_examples=2_000)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
-_topic_numbers = count(1)
 _has_failed = pytest.StashKey[bool]()
 
 
@@ -111,7 +110,6 @@ async def kafka(broker: Broker, failed: Callable[[], bool]) -> AsyncIterator[Bro
 
 
 @pytest.fixture
-def new_topic(request: pytest.FixtureRequest) -> Callable[[], str]:
-    """Names that no other test uses, for topics and groups."""
-    base = "".join(letter if letter.isalnum() else "-" for letter in request.node.name)[:80].strip("-")
-    return lambda: f"{base}-{next(_topic_numbers)}"
+def new_topic(request: pytest.FixtureRequest) -> NewTopic:
+    """For topics and groups."""
+    return names_for(request.node.name)

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from e2e_support import configuration
-from kafka_harness.runner_process import RunnerProcess
+from e2e_support.process_fixtures import NewRunner
 from kafka_harness.waiting import until
-
-NewRunner = Callable[..., RunnerProcess]
 
 DRAIN, COMMIT, MARGIN = 0.2, 1.0, 4.0
 """Seconds; the margin holds the grace of a handler that resists and the end of an interpreter on a busy machine."""

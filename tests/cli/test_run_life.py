@@ -5,20 +5,18 @@ from __future__ import annotations
 import json
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from e2e_support import configuration
+from e2e_support.process_fixtures import NewRunner
 from kafka_harness import oracle
 from kafka_harness.behaviour import Behaviour
 from kafka_harness.function_process import FunctionProcess
 from kafka_harness.runner_process import RunnerProcess
 from kafka_harness.waiting import until, until_async
-
-NewRunner = Callable[..., RunnerProcess]
 
 AT_ONCE = 3.0
 RECORDS = 20

@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
 from e2e_support import configuration
+from e2e_support.process_fixtures import NewRunner
 from kafka_harness import oracle, producing, topics
 from kafka_harness.behaviour import Behaviour
 from kafka_harness.broker import Broker
 from kafka_harness.function_process import FunctionProcess
 from kafka_harness.journal import Call
+from kafka_harness.naming import NewTopic
 from kafka_harness.producing import Item
 from kafka_harness.runner_process import RunnerProcess
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(120)]
-
-NewTopic = Callable[[], str]
-NewRunner = Callable[..., RunnerProcess]
 
 BATCH = 1_000
 EXTRA_CALLS = 2 * math.log2(BATCH) + 2

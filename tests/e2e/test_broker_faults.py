@@ -19,6 +19,7 @@ from kafka_harness.broker import Broker
 from kafka_harness.commit_watch import CommitWatch
 from kafka_harness.component import ComponentMissing
 from kafka_harness.function_process import FunctionProcess
+from kafka_harness.naming import NewTopic
 from kafka_harness.producing import Item, Placed
 from kafka_harness.runner_process import RunnerProcess
 from kafka_harness.topics import Consumed
@@ -32,8 +33,6 @@ _PARTITIONS = 4
 _HELD_PARTITION = 1
 _HELD_KEY = "held"
 _PADDING_BYTES = 1_000
-
-NewTopic = Callable[[], str]
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ from kafka_harness.behaviour import Behaviour
 from kafka_harness.broker import Broker
 from kafka_harness.commit_watch import CommitWatch
 from kafka_harness.function_process import FunctionProcess
+from kafka_harness.naming import NewTopic
 from kafka_harness.producing import Placed
 from kafka_harness.runner_process import RunnerProcess
 from kafka_harness.waiting import until_async
@@ -26,8 +27,6 @@ _PARTITIONS = 2
 _RECORDS_OF_PARTITION = 50
 _POISON_OFFSET = 19
 _FAILURES = 3
-
-NewTopic = Callable[[], str]
 
 
 @dataclass(frozen=True)

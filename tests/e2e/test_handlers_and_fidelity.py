@@ -12,18 +12,16 @@ from typing import Any
 import pytest
 
 from e2e_support import configuration, registering_function
+from e2e_support.process_fixtures import NewRunner
 from e2e_support.registering_function import HostedFunction, Received
 from kafka_harness import producing, topics
 from kafka_harness.broker import Broker
+from kafka_harness.naming import NewTopic
 from kafka_harness.producing import Item, Placed
-from kafka_harness.runner_process import RunnerProcess
 from kafka_harness.topics import Consumed
 from runner.clients.lines import decode_line
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(120)]
-
-NewTopic = Callable[[], str]
-NewRunner = Callable[..., RunnerProcess]
 
 STAMP = 1_700_000_000_123
 FOR_EVER = {"retention.ms": "-1"}  # a record with an old timestamp would be gone before it is read

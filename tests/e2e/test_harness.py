@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
@@ -19,13 +17,12 @@ from kafka_harness.broker import Broker
 from kafka_harness.clients import connections_closed
 from kafka_harness.commit_watch import CommitWatch
 from kafka_harness.journal import Call
+from kafka_harness.naming import NewTopic
 from kafka_harness.producing import Item
 from kafka_harness.topics import Consumed
 from kafka_harness.waiting import until_async
 
 pytestmark = pytest.mark.kafka
-
-NewTopic = Callable[[], str]
 
 
 async def test_what_is_produced_is_read_back_byte_for_byte(kafka: Broker, new_topic: NewTopic) -> None:

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from e2e_support import configuration
+from e2e_support.process_fixtures import NewRunner
 from kafka_harness import oracle, producing, topics
 from kafka_harness.behaviour import Behaviour
 from kafka_harness.broker import Broker
 from kafka_harness.function_process import FunctionProcess
 from kafka_harness.journal import Call, key_id
+from kafka_harness.naming import NewTopic
 from kafka_harness.producing import Item
 from kafka_harness.runner_process import RunnerProcess
 from kafka_harness.waiting import until, until_async
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(120)]
-
-NewTopic = Callable[[], str]
-NewRunner = Callable[..., RunnerProcess]
 
 FACTOR = 16
 GAIN = 12

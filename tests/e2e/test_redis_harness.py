@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -16,6 +16,7 @@ from redis.asyncio import Redis
 
 from kafka_harness.child import ChildFailed
 from kafka_harness.component import ComponentMissing
+from kafka_harness.naming import NewStream
 from kafka_harness.waiting import until, until_async
 from redis_harness import client, flavour
 from redis_harness.fixtures import ON_EVERY_FLAVOUR, NewRedis, NewRedisCluster, NewSentinel
@@ -25,8 +26,6 @@ from redis_harness.proxy import Direction, Proxy
 from redis_harness.server import RedisServer
 
 pytestmark = pytest.mark.redis
-
-NewStream = Callable[[], str]
 
 EVERY_FLAVOUR = pytest.mark.parametrize("flavour", list(Flavour))
 FIELDS = [(b"twice", b"1"), (b"other", b""), (b"twice", b"2"), (b"\x00\xff\r\n", b"\xfe{}\x00")]

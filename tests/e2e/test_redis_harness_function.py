@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import aiohttp
 import pytest
@@ -14,13 +14,12 @@ from e2e_support.redis_owners import OwnershipWatch
 from kafka_harness.behaviour import REFUSED, Behaviour
 from kafka_harness.function_process import FunctionProcess
 from kafka_harness.journal import entry_id, entry_number
+from kafka_harness.naming import NewStream
 from kafka_harness.waiting import until
 from redis_harness.client import connect
 from redis_harness.server import RedisServer
 
 pytestmark = pytest.mark.redis
-
-NewStream = Callable[[], str]
 
 _FIRST = entry_number("1700000000000-0")
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import pytest
 from redis.asyncio import Redis
 
+from e2e_support.process_fixtures import NewRunner
 from e2e_support.redis_group import (
     STREAMS,
     StreamGroup,
@@ -27,9 +28,9 @@ from e2e_support.stream import metric
 from kafka_harness import oracle
 from kafka_harness.behaviour import Behaviour
 from kafka_harness.function_process import FunctionProcess
+from kafka_harness.naming import NewStream
 from kafka_harness.runner_process import RunnerProcess
 from kafka_harness.waiting import until, until_async
-from redis_harness.client import connect
 from redis_harness.flavour import Flavour
 from redis_harness.server import RedisServer
 
@@ -44,15 +45,6 @@ _POISON = b'"poison": true'
 _LONG_LEASE = 10.0
 _LONG_HEARTBEAT = 1.0
 _EXIT_TIMEOUT = 15.0
-
-NewRunner = Callable[..., RunnerProcess]
-NewStream = Callable[[], str]
-
-
-@pytest.fixture
-async def client(redis_server: RedisServer) -> AsyncIterator[Redis]:
-    async with connect(redis_server.url) as client:
-        yield client
 
 
 async def test_kills_with_order_by_partition_and_bisect(

@@ -15,8 +15,10 @@ from redis.asyncio import Redis
 
 from e2e_support import configuration, registering_function
 from e2e_support.looking import mapping_view
+from e2e_support.process_fixtures import NewRunner
 from kafka_harness.child import Child
 from kafka_harness.fetching import answers
+from kafka_harness.naming import NewStream
 from kafka_harness.ports import free_port
 from kafka_harness.runner_process import REPOSITORY, RunnerProcess
 from kafka_harness.waiting import until, until_async
@@ -27,9 +29,6 @@ from redis_harness.options import AclUser, RedisOptions
 from redis_harness.server import RedisServer
 
 pytestmark = [pytest.mark.redis, pytest.mark.timeout(120)]
-
-NewRunner = Callable[..., RunnerProcess]
-NewStream = Callable[[], str]
 
 ENTRIES = 1_000
 POISON = 637
@@ -43,12 +42,6 @@ SOURCE_RIGHTS = (
 SHARED_RIGHTS = "+xinfo|consumers +xgroup|delconsumer"
 DEAD_LETTER_RIGHTS = "~orders.dead-letter ~{orders.dead-letter}:dead-letter:* +get +set +xrange +xadd"
 TESTS = Path(__file__).resolve().parent.parent
-
-
-@pytest.fixture
-async def client(redis_server: RedisServer) -> AsyncIterator[Redis]:
-    async with connect(redis_server.url) as client:
-        yield client
 
 
 class Function:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import Collection
 from typing import Any, Final
 
 import pytest
@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 
 from e2e_support.configuration import http, process
 from e2e_support.looking import mapping_view
+from e2e_support.process_fixtures import NewRunner
 from e2e_support.redis_group import HEARTBEAT, LEASE, StreamGroup
 from e2e_support.redis_load import PacedLoad
 from e2e_support.scale import MINUTE
@@ -19,9 +20,10 @@ from e2e_support.stream import metric
 from kafka_harness import oracle, producing
 from kafka_harness.behaviour import Behaviour
 from kafka_harness.function_process import FunctionProcess
+from kafka_harness.naming import NewStream
 from kafka_harness.runner_process import RunnerProcess
 from kafka_harness.waiting import until, until_async
-from redis_harness.client import connect, raw
+from redis_harness.client import raw
 from redis_harness.flavour import Flavour
 from redis_harness.server import RedisServer
 
@@ -38,15 +40,6 @@ _OPTIONS: Final[dict[str, Any]] = {
     "parallelization_factor": _LANES,
     "maximum_batching_window": "20ms",
 }
-
-NewRunner = Callable[..., RunnerProcess]
-NewStream = Callable[[], str]
-
-
-@pytest.fixture
-async def client(redis_server: RedisServer) -> AsyncIterator[Redis]:
-    async with connect(redis_server.url) as client:
-        yield client
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import pytest
 
+from e2e_support.process_fixtures import NewRunner
 from e2e_support.redis_group import LEASE, origin_of, refused
 from e2e_support.redis_spread import (
     MAPPING,
@@ -78,8 +79,6 @@ _LOOKS: Final = 4  # while a node is frozen
 _NODE_TIMEOUT_MS: Final = 15_000  # the server's default: who is silent for less is not taken for dead
 _USER: Final = "runner"
 _PASSWORD: Final = "right-secret"
-
-NewRunner = Callable[..., RunnerProcess]
 
 
 async def _started(

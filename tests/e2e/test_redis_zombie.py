@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import pytest
 from redis.asyncio import Redis
 
 from e2e_support.looking import mapping_view, problem_reason
+from e2e_support.process_fixtures import NewRunner
 from e2e_support.redis_group import (
     HEARTBEAT,
     LEASE,
@@ -29,10 +30,10 @@ from kafka_harness import oracle, producing
 from kafka_harness.behaviour import Behaviour
 from kafka_harness.function_process import FunctionProcess
 from kafka_harness.journal import Call, entry_id
+from kafka_harness.naming import NewStream
 from kafka_harness.producing import Item
 from kafka_harness.runner_process import RunnerProcess
 from kafka_harness.waiting import until, until_async
-from redis_harness.client import connect
 from redis_harness.proxy import Proxy
 from redis_harness.server import RedisServer
 
@@ -49,15 +50,6 @@ _HELD = "held"
 _POISON = b'{"poison": true}'
 # Longer than it takes to freeze a process, and over when it wakes up.
 _RETRY_BACKOFF: Final = {"initial": "4s", "maximum": "4s"}
-
-NewRunner = Callable[..., RunnerProcess]
-NewStream = Callable[[], str]
-
-
-@pytest.fixture
-async def client(redis_server: RedisServer) -> AsyncIterator[Redis]:
-    async with connect(redis_server.url) as client:
-        yield client
 
 
 async def test_what_a_frozen_owner_learns_too_late_moves_nothing(

@@ -12,12 +12,14 @@ import pytest
 
 from e2e_support.configuration import dead_letters_to, from_kafka, http, process
 from e2e_support.looking import lag_records, lag_seconds, problem_reason
+from e2e_support.process_fixtures import NewRunner
 from e2e_support.scale import scaled
 from kafka_harness import placement, producing, topics
 from kafka_harness.behaviour import Behaviour, Fault
 from kafka_harness.broker import Broker
 from kafka_harness.component import ComponentMissing, find_program
 from kafka_harness.function_process import FunctionProcess
+from kafka_harness.naming import NewTopic
 from kafka_harness.ports import free_port
 from kafka_harness.producing import Item
 from kafka_harness.runner_process import RunnerProcess
@@ -29,9 +31,6 @@ pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(120)]
 _DELAY = scaled(3, 30)
 _OLD = 3_600
 _TOLERANCE = 1.0
-
-NewRunner = Callable[..., RunnerProcess]
-NewTopic = Callable[[], str]
 
 
 @pytest.fixture

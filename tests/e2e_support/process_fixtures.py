@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 
 from kafka_harness.function_process import FunctionProcess
 from kafka_harness.runner_process import RunnerProcess
+
+NewRunner: TypeAlias = Callable[..., RunnerProcess]
+"""Takes a configuration, and by keyword what else a ``RunnerProcess`` does."""
 
 _SHOWN_CALLS = 3
 
@@ -39,8 +42,8 @@ def function(new_function: Callable[[], FunctionProcess]) -> FunctionProcess:
 
 
 @pytest.fixture
-def new_runner(tmp_path: Path, failed: Callable[[], bool]) -> Iterator[Callable[..., RunnerProcess]]:
-    """Builds runners, which the test starts; keyword arguments are those of ``RunnerProcess``."""
+def new_runner(tmp_path: Path, failed: Callable[[], bool]) -> Iterator[NewRunner]:
+    """Builds runners, which the test starts."""
     runners: list[RunnerProcess] = []
 
     def build(config: Mapping[str, Any], **options: Any) -> RunnerProcess:

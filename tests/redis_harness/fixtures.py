@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator
-from itertools import count
 from typing import Protocol
 
 import pytest
+from redis.asyncio import Redis
 
 from kafka_harness.component import ComponentMissing
+from kafka_harness.naming import NewStream, names_for
+from redis_harness.client import connect
 from redis_harness.cluster import RedisCluster
 from redis_harness.flavour import Flavour, sentinel_command, server_program
 from redis_harness.options import RedisOptions
@@ -17,8 +19,6 @@ from redis_harness.server import RedisServer
 
 ON_EVERY_FLAVOUR = pytest.mark.parametrize("redis_server", list(Flavour), indirect=True)
 """For a test or a module that runs with ``redis_server`` being each flavour in turn."""
-
-_stream_numbers = count(1)
 
 
 class Stoppable(Protocol):
@@ -87,6 +87,13 @@ async def redis_server(
 
 
 @pytest.fixture
+async def client(redis_server: RedisServer) -> AsyncIterator[Redis]:
+    """A client of ``redis_server``, for looking at its streams and changing them from outside."""
+    async with connect(redis_server.url) as connected:
+        yield connected
+
+
+@pytest.fixture
 def kept(failed: Callable[[], bool]) -> Iterator[Callable[[Stoppable], None]]:
     """Stops what it is given at the end of the test, and shows its output if the test has failed."""
     started: list[Stoppable] = []
@@ -149,10 +156,9 @@ def new_sentinel(component_missing: Callable[[str], None], kept: Callable[[Stopp
 
 
 @pytest.fixture
-def new_stream(request: pytest.FixtureRequest) -> Callable[[], str]:
-    """Names that no other test uses, for streams and groups."""
-    base = "".join(letter if letter.isalnum() else "-" for letter in request.node.name)[:80].strip("-")
-    return lambda: f"{base}-{next(_stream_numbers)}"
+def new_stream(request: pytest.FixtureRequest) -> NewStream:
+    """For streams and groups."""
+    return names_for(request.node.name)
 
 
 def _need(

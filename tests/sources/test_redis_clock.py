@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 
 import anyio
 import pytest
 from redis.asyncio import Redis
 
 from kafka_harness.waiting import until, until_async
-from redis_harness.client import clock_ms, connect, raw
+from redis_harness.client import clock_ms, raw
 from redis_harness.fixtures import ON_EVERY_FLAVOUR
 from redis_harness.replica import LEASE, a_replica, fill, places
 from redis_harness.server import RedisServer
@@ -20,12 +20,6 @@ from runner.sources.redis_streams import _registry
 pytestmark = [pytest.mark.redis, pytest.mark.timeout(60)]
 
 HOUR_MS = 3_600_000
-
-
-@pytest.fixture
-async def client(redis_server: RedisServer) -> AsyncIterator[Redis]:
-    async with connect(redis_server.url) as connected:
-        yield connected
 
 
 def lease_key(stream: str, group: str) -> bytes:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import Callable, Collection
 
 import pytest
 from redis.asyncio import Redis
 
 from kafka_harness.waiting import until, until_async
-from redis_harness.client import add, connect, raw
+from redis_harness.client import add, raw
 from redis_harness.fixtures import ON_EVERY_FLAVOUR
 from redis_harness.proxy import Proxy
 from redis_harness.replica import Replica, a_replica, fill, places
@@ -26,12 +26,6 @@ from runner.sources.redis_streams import RedisStreamsSource
 pytestmark = [pytest.mark.redis, pytest.mark.timeout(60), ON_EVERY_FLAVOUR]
 
 BOTH = pytest.mark.parametrize("kind", [RedisStreamsSource, SharedStreamsSource])
-
-
-@pytest.fixture
-async def client(redis_server: RedisServer) -> AsyncIterator[Redis]:
-    async with connect(redis_server.url) as connected:
-        yield connected
 
 
 async def give(client: Redis, stream: str, group: str, consumer: str, count: int) -> None:

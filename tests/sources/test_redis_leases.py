@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import anyio
@@ -29,12 +29,6 @@ from runner.sources.redis_reader import StreamPlace
 from runner.sources.redis_streams import RedisStreamsSource
 
 pytestmark = [pytest.mark.redis, pytest.mark.timeout(120)]
-
-
-@pytest.fixture
-async def client(redis_server: RedisServer) -> AsyncIterator[Redis]:
-    async with connect(redis_server.url) as connected:
-        yield connected
 
 
 def lease_key(stream: str, group: str) -> bytes:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 
 import anyio
 import pytest
 from redis.asyncio import Redis
 
 from kafka_harness.waiting import until, until_async
-from redis_harness.client import connect, pending, raw, read_stream
+from redis_harness.client import pending, raw, read_stream
 from redis_harness.fixtures import ON_EVERY_FLAVOUR
 from redis_harness.flavour import Flavour
 from redis_harness.replica import Replica, a_replica, fill, places
@@ -24,12 +24,6 @@ COUNTING = pytest.mark.parametrize("redis_server", [Flavour.VALKEY, Flavour.REDI
 
 SOON = 3.0
 """Seconds: sooner than the next look at how far the end is."""
-
-
-@pytest.fixture
-async def client(redis_server: RedisServer) -> AsyncIterator[Redis]:
-    async with connect(redis_server.url) as connected:
-        yield connected
 
 
 async def lose(client: Redis, stream: str, lost: int, kept: int) -> list[tuple[str, str]]:

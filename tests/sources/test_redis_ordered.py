@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 
 import anyio
 import pytest
@@ -24,12 +24,6 @@ pytestmark = [pytest.mark.redis, pytest.mark.timeout(120)]
 
 RECOVERY = 10.0
 """Seconds within which everything goes on after a fault has healed."""
-
-
-@pytest.fixture
-async def client(redis_server: RedisServer) -> AsyncIterator[Redis]:
-    async with connect(redis_server.url) as connected:
-        yield connected
 
 
 async def test_replicas_share_the_streams_evenly_and_only_what_is_needed_moves(

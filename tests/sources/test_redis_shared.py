@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
 from functools import partial
 
 import anyio
 import pytest
 from redis.asyncio import Redis
 
+from kafka_harness.naming import NewStream
 from kafka_harness.waiting import until, until_async
-from redis_harness.client import clock_ms, connect, pending, raw
+from redis_harness.client import clock_ms, pending, raw
 from redis_harness.fixtures import ON_EVERY_FLAVOUR
 from redis_harness.proxy import Direction, Proxy
 from redis_harness.replica import LEASE, Replica, a_replica, fill, places
@@ -29,13 +29,6 @@ SLACK = 1.0
 """Seconds for a busy machine."""
 
 a_sharer = partial(a_replica, kind=SharedStreamsSource)
-NewStream = Callable[[], str]
-
-
-@pytest.fixture
-async def client(redis_server: RedisServer) -> AsyncIterator[Redis]:
-    async with connect(redis_server.url) as connected:
-        yield connected
 
 
 async def nothing_pending(client: Redis, stream: str, group: str) -> bool:

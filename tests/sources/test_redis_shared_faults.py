@@ -9,6 +9,7 @@ import anyio
 import pytest
 from redis.asyncio import Redis
 
+from kafka_harness.naming import NewStream
 from kafka_harness.waiting import until, until_async
 from redis_harness.client import add, connect, pending, raw
 from redis_harness.fixtures import ON_EVERY_FLAVOUR, NewRedis
@@ -29,14 +30,7 @@ RECOVERY = 10.0
 """Seconds within which everything goes on after a fault has healed."""
 
 a_sharer = partial(a_replica, kind=SharedStreamsSource)
-NewStream = Callable[[], str]
 Fault = Callable[[Redis, str, str], Awaitable[None]]
-
-
-@pytest.fixture
-async def client(redis_server: RedisServer) -> AsyncIterator[Redis]:
-    async with connect(redis_server.url) as connected:
-        yield connected
 
 
 async def nothing_pending(client: Redis, stream: str, group: str) -> bool:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from functools import partial
 
 import anyio
 import pytest
 from redis.asyncio import Redis
 
+from kafka_harness.naming import NewStream
 from kafka_harness.waiting import until, until_async
 from redis_harness.client import add_many, connect, pending, raw
 from redis_harness.fixtures import ON_EVERY_FLAVOUR, NewRedis
@@ -32,13 +33,6 @@ RECOVERY = 10.0
 """Seconds within which everything goes on after a fault has healed."""
 
 a_sharer = partial(a_replica, kind=SharedStreamsSource)
-NewStream = Callable[[], str]
-
-
-@pytest.fixture
-async def client(redis_server: RedisServer) -> AsyncIterator[Redis]:
-    async with connect(redis_server.url) as connected:
-        yield connected
 
 
 @pytest.fixture

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 
 import pytest
 from redis.asyncio import Redis
 
 from kafka_harness.waiting import until, until_async
-from redis_harness.client import connect, pending, raw
+from redis_harness.client import pending, raw
 from redis_harness.fixtures import ON_EVERY_FLAVOUR
 from redis_harness.proxy import Proxy
 from redis_harness.replica import a_replica, fill, places
@@ -69,12 +69,6 @@ def test_without_any_checkpoint_what_is_complete_is_read_from_its_first_entry_on
 def test_without_any_checkpoint_something_may_be_gone(added: int | None) -> None:
     with pytest.raises(CheckpointMissing):
         first_checkpoint(a_stream(added=added), Known(is_forgotten=True), LATEST, None)
-
-
-@pytest.fixture
-async def client(redis_server: RedisServer) -> AsyncIterator[Redis]:
-    async with connect(redis_server.url) as connected:
-        yield connected
 
 
 async def flush_and_fill(client: Redis, stream: str, count: int) -> list[tuple[str, str]]:
