@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import AsyncIterator, Sequence
+from typing import ClassVar, Literal
 
+import pytest
 from redis.asyncio import Redis
 
-from redis_harness.client import Pending, add, pending, raw
+from kafka_harness.naming import NewStream
+from redis_harness.client import Pending, add, connect, pending, raw
 from redis_harness.flavour import Flavour
 from redis_harness.server import RedisServer
 from runner.clients.redis import RedisConnection
@@ -110,7 +112,17 @@ class RedisSourceHarness:
 
 
 class RedisSourceConformance(SourceConformance):
-    """As SourceConformance, with a RedisSourceHarness."""
+    """As SourceConformance, of two streams that a source of ``kind`` reads."""
+
+    kind: ClassVar[type[RedisStreamsSource | SharedStreamsSource]]
+
+    @pytest.fixture
+    async def harness(self, redis_server: RedisServer, new_stream: NewStream) -> AsyncIterator[RedisSourceHarness]:
+        streams = [new_stream(), new_stream()]
+        async with connect(redis_server.url) as client:
+            for stream in streams:  # empty, but there
+                await raw(client, "XGROUP", "CREATE", stream, "another", "$", "MKSTREAM")
+            yield RedisSourceHarness(self.kind, redis_server, client, streams, new_stream())
 
     async def test_it_is_told_of_each_record(self, harness: SourceHarness) -> None:
         assert isinstance(harness.make_source(), AcknowledgesRecords)
