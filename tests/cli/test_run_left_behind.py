@@ -66,8 +66,7 @@ async def test_sigterm_exits_0_in_time(config: dict[str, Any], new_runner: NewRu
     await runner.start()
     await until((tmp_path / "started").exists, what="the handler has begun")
     began = time.monotonic()
-    runner.terminate()
-    assert await runner.stopped() == 0
+    await runner.stop_cleanly()
     assert time.monotonic() - began < DRAIN + COMMIT + MARGIN
     assert [entry["repeated"] for entry in runner.logs() if entry["event"] == "partition drained"] == [0]
 

@@ -51,15 +51,6 @@ def checkpoint(orders: Path) -> int:
     return position
 
 
-async def until_held(function: FunctionProcess, calls: int) -> None:
-    """Wait until that many calls hang in the function."""
-
-    async def held() -> bool:
-        return (await function.status()).held == calls
-
-    await until_async(held, what=f"{calls} calls are held")
-
-
 async def until_logged(runner: RunnerProcess, event: str) -> dict[str, Any]:
     """The newest log line of that event, once there is one."""
 
@@ -131,7 +122,7 @@ async def test_a_signal_drains_and_exits_0(
     await function.start(Behaviour(hang_keys=["key-7"]))
     runner = new_runner(one_by_one(orders, function, commit_interval="5m"))
     await runner.start()
-    await until_held(function, 1)
+    await function.until_held(1)
     runner.process.signal(number)
     assert (await until_logged(runner, "draining; a second signal exits at once"))["signal"] == number.name
     # A drain begins with a checkpoint, and no other is due yet.
@@ -159,7 +150,7 @@ async def test_a_second_signal_exits_at_once(
     await function.start(Behaviour(hang=True))
     runner = new_runner(one_by_one(orders, function, drain_timeout="60s"))
     await runner.start()
-    await until_held(function, 1)
+    await function.until_held(1)
     runner.process.signal(signal.SIGINT)
     await until_logged(runner, "draining; a second signal exits at once")
     began = time.monotonic()
@@ -195,8 +186,7 @@ async def test_an_invalid_reload_changes_nothing_and_says_why(
     scrape = await runner.scrape()
     assert scrape.value("stream_runner_config_last_reload_successful") == 1
     assert scrape.value("stream_runner_rebalances_total", mapping="m") == 1, "it is the same mapping as before"
-    runner.terminate()
-    assert await runner.stopped() == 0
+    await runner.stop_cleanly()
 
 
 async def test_a_reload_that_raises_the_concurrency_is_felt_by_mappings_that_go_on(
@@ -206,14 +196,13 @@ async def test_a_reload_that_raises_the_concurrency_is_felt_by_mappings_that_go_
     config = one_by_one(orders, function, parallelization_factor=4, ordering="none", drain_timeout="100ms")
     runner = new_runner({**config, "limits": {"concurrency": 1}})
     await runner.start()
-    await until_held(function, 1)
+    await function.until_held(1)
     runner.write_config({**config, "limits": {"concurrency": 4}})
     runner.reload()
-    await until_held(function, 4)
+    await function.until_held(4)
     scrape = await runner.scrape()
     assert scrape.value("stream_runner_rebalances_total", mapping="m") == 1, "it is the same mapping as before"
-    runner.terminate()
-    assert await runner.stopped() == 0
+    await runner.stop_cleanly()
 
 
 @pytest.mark.parametrize(
@@ -248,8 +237,7 @@ async def test_a_handler_that_cannot_be_loaded_is_a_problem_of_its_mapping(
     await until(lambda: len(oracle.handled_at(function.calls())) == RECORDS, what="the other mapping goes on")
     await until_mapping(runner, "m", state="enabled")
     assert "Traceback" not in runner.process.stderr.read_text()
-    runner.terminate()
-    assert await runner.stopped() == 0
+    await runner.stop_cleanly()
 
 
 async def test_a_second_runner_on_the_same_files_waits_in_a_problem(
@@ -266,11 +254,9 @@ async def test_a_second_runner_on_the_same_files_waits_in_a_problem(
     assert "stop that runner" in mapping["problem"]["hint"]
     write_records(orders, RECORDS, RECORDS + 5)
     await until(lambda: len(function.calls()) == RECORDS + 5, what="the first one goes on")
-    first.terminate()
-    assert await first.stopped() == 0
+    await first.stop_cleanly()
     await until_mapping(second, "m", state="enabled")
     write_records(orders, RECORDS + 5, RECORDS + 10)
     await until(lambda: len(function.calls()) == RECORDS + 10, what="the second one has taken over")
     assert oracle.duplicates(function.calls()) == {}
-    second.terminate()
-    assert await second.stopped() == 0
+    await second.stop_cleanly()

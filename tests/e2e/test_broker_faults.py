@@ -188,5 +188,4 @@ async def _assert_complete(scene: _Scene, watch: CommitWatch) -> None:
     await until_async(at_rest, what="the lag is 0 everywhere", timeout=30.0)
     for name in (scene.topic, scene.idle_topic):
         assert (await mapping_view(scene.runner, name))["state"] == "enabled"
-    scene.runner.terminate()
-    assert await scene.runner.stopped() == 0
+    await scene.runner.stop_cleanly()

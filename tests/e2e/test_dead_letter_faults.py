@@ -157,5 +157,4 @@ async def _assert_complete(scene: _Scene, watch: CommitWatch) -> None:
     await until_async(enabled, what="the mapping is without a problem", timeout=5.0)
     scrape = await scene.runner.scrape()
     assert scrape.value("stream_runner_rebalances_total", mapping=scene.topic) == 1
-    scene.runner.terminate()
-    assert await scene.runner.stopped() == 0
+    await scene.runner.stop_cleanly()

@@ -15,7 +15,7 @@ from kafka_harness import oracle
 from kafka_harness.behaviour import Behaviour, Fault
 from kafka_harness.function_process import FunctionProcess
 from kafka_harness.journal import key_id
-from kafka_harness.waiting import until, until_async
+from kafka_harness.waiting import until
 
 
 async def test_the_function_fails_poison_calls_whole_and_journals_them(function: FunctionProcess) -> None:
@@ -71,11 +71,7 @@ async def test_the_function_faults_at_a_rate_that_repeats_with_its_seed(function
 async def test_the_function_holds_calls_and_notes_those_whose_caller_left(function: FunctionProcess) -> None:
     await function.start(Behaviour(hang=True))
     left, patient = (asyncio.create_task(_invoke(function, [(offset, b"a", {})], timeout=20)) for offset in (0, 1))
-
-    async def held() -> bool:
-        return (await function.status()).held == 2
-
-    await until_async(held, what="both calls are held")
+    await function.until_held(2)
     left.cancel()
     await asyncio.wait([left])
     await until(function.calls, what="the caller's leaving is noted")

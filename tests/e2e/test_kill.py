@@ -106,8 +106,7 @@ async def _survive(
         await _kill_repeatedly(stream, runner, function, watch, killing)
         await runner.start()
         await stream.caught_up(watch, timeout=_CATCH_UP_TIMEOUT)
-        runner.terminate()
-        assert await runner.stopped(_EXIT_TIMEOUT) == 0
+        await runner.stop_cleanly(_EXIT_TIMEOUT)
     calls = function.calls()
     letters = await stream.assert_promises(watch, calls, by=by, poison=_POISON)
     again = oracle.duplicates(calls)

@@ -105,8 +105,7 @@ async def _survive(
         await group.until_settled(client, function)
         await _until_even(runners, group)
         for runner in runners:
-            runner.terminate()
-            assert await runner.stopped(_EXIT_TIMEOUT) == 0
+            await runner.stop_cleanly(_EXIT_TIMEOUT)
     calls = function.calls()
     await group.assert_promises(client, calls, by=by, poison=_POISON)
     assert_generations_never_fall(calls)
@@ -191,8 +190,7 @@ async def test_a_clean_stop_repeats_nothing_and_nobody_waits_for_its_leases(
         # What the second takes the first lets go: that is under load too.
         owned = await until_owned({leaving: STREAMS // 2, staying: STREAMS // 2}, group, timeout=3 * _LONG_LEASE)
         await _until_in_flight(leaving)
-        leaving.terminate()
-        assert await leaving.stopped(_EXIT_TIMEOUT) == 0
+        await leaving.stop_cleanly(_EXIT_TIMEOUT)
         left_ns = time.monotonic_ns()
         await until_owned({staying: STREAMS}, group, timeout=_LONG_LEASE)
         taken_over = {f"{stream}-0" for stream in owned[leaving]}
@@ -202,8 +200,7 @@ async def test_a_clean_stop_repeats_nothing_and_nobody_waits_for_its_leases(
 
         await until(all_begun, what="all streams go on", timeout=_LONG_LEASE)
     await group.until_settled(client, function)
-    staying.terminate()
-    assert await staying.stopped(_EXIT_TIMEOUT) == 0
+    await staying.stop_cleanly(_EXIT_TIMEOUT)
     calls = function.calls()
     await group.assert_promises(client, calls, by="key")
     assert oracle.duplicates(calls) == {}

@@ -22,7 +22,7 @@ from kafka_harness.component import ComponentMissing
 from kafka_harness.function_process import FunctionProcess
 from kafka_harness.journal import Call, entry_id
 from kafka_harness.runner_process import RunnerProcess
-from kafka_harness.waiting import until, until_async
+from kafka_harness.waiting import until
 from redis_harness.client import connect
 from redis_harness.fixtures import NewRedis
 from redis_harness.flavour import Flavour
@@ -200,7 +200,7 @@ async def test_a_server_that_restarts_right_after_the_first_lease_is_another(
     async with connect(server.url) as client:
         await group.add(client, group.streams[0], producing.numbered(1, keys=1))
     await new_runner(group.configuration(server.url, function, ordering="partition")).start()
-    await until_async(lambda: held(function), what="the entry is held")
+    await function.until_held(1)
     await server.shut_down()
     await server.restart()
     restarted_at = time.monotonic()
@@ -213,7 +213,3 @@ async def test_a_server_that_restarts_right_after_the_first_lease_is_another(
     async with connect(server.url) as client:
         await group.until_settled(client, function, timeout=restarted_at + RECOVERY_SECONDS - time.monotonic())
         await group.assert_promises(client, function.calls(), by="partition")
-
-
-async def held(function: FunctionProcess) -> bool:
-    return (await function.status()).held == 1

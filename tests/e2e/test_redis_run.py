@@ -197,8 +197,7 @@ async def test_a_misspelt_stream_is_a_problem_until_it_is_there(
         return (await mapping_view(runner, "m"))["problem"] is None
 
     await until_async(without_problem, what="the problem is gone")
-    runner.terminate()
-    assert await runner.stopped() == 0
+    await runner.stop_cleanly()
     for stream in (there, misspelt):
         assert await pending(client, stream, "m") == []
 
@@ -259,7 +258,6 @@ async def test_a_wrong_password_is_a_problem_until_its_file_holds_the_right_one(
 
         secret.write_text(f"{PASSWORD}\n")
         await until(lambda: len(function.events()) == 1, what="it goes on")
-        runner.terminate()
-        assert await runner.stopped() == 0
+        await runner.stop_cleanly()
         assert await pending(client, stream, "m") == []
     assert "-secret" not in runner.process.stderr.read_text()

@@ -71,7 +71,7 @@ async def test_what_a_frozen_owner_learns_too_late_moves_nothing(
 
         late = await _freeze_in_the_middle(zombie, function, client, group, owned)
         frozen_at = time.monotonic()
-        await _until_held(function, len(late))
+        await function.until_held(len(late), timeout=10.0)
         # This is how long the fault lasts, whatever the other has done by now.
         await asyncio.sleep(max(0.0, frozen_at + _FROZEN_SECONDS - time.monotonic()))
         before = await _pending(client, group)
@@ -127,7 +127,7 @@ async def test_an_owner_that_is_cut_off_stops_before_another_begins(
             stalled_at = time.monotonic()
             await until_owned({other: STREAMS}, group)
         await function.behave(Behaviour(hang=True, fenced=True))
-        await _until_held(function, STREAMS)
+        await function.until_held(STREAMS, timeout=10.0)
         before = await _all_pending(client, group, function, other)
         assert await problem_reason(cut_off, group.base) is not None
         await proxy.resume()
@@ -214,13 +214,6 @@ async def _all_pending(client: Redis, group: StreamGroup, function: FunctionProc
     return found
 
 
-async def _until_held(function: FunctionProcess, number: int) -> None:
-    async def held() -> bool:
-        return (await function.status()).held == number
-
-    await until_async(held, what=f"{number} calls are held", timeout=10.0)
-
-
 async def _until_busy(runner: RunnerProcess, group: StreamGroup) -> None:
     """Wait until the runner has a call of every one of its streams in flight, and more to do there."""
 
@@ -241,8 +234,7 @@ async def _until_no_problem(runner: RunnerProcess, group: StreamGroup) -> None:
 
 async def _stop(*runners: RunnerProcess) -> None:
     for runner in runners:
-        runner.terminate()
-        assert await runner.stopped(_EXIT_TIMEOUT) == 0
+        await runner.stop_cleanly(_EXIT_TIMEOUT)
 
 
 class _Takeover(NamedTuple):

@@ -52,7 +52,7 @@ async def test_lag_follows_an_injected_delay_within_a_second(
     for age in (0, _OLD):
         oldest = time.time() - age
         await _produce_stamped(kafka, topic, oldest, count=30)
-        await until_async(lambda: _holds(function), what="the function holds the records")
+        await function.until_held(1)
         seen = await _sample_lag(runner, topic, oldest, partition=0, until=age + _DELAY)
         assert all(other == {1: 0.0} for other in seen), "the other partition is not behind"
         await function.behave(Behaviour())
@@ -158,8 +158,7 @@ async def test_series_of_a_partition_go_with_it(
         return len(ours) == len(theirs) == 2 and ours | theirs == every
 
     await until_async(shared, what="each process shows the two partitions that it has")
-    second.terminate()
-    assert await second.stopped() == 0
+    await second.stop_cleanly()
 
     async def alone() -> bool:
         return _partitions_with_series(await first.scrape()) == every
@@ -195,10 +194,6 @@ async def _produce_stamped(kafka: Broker, topic: str, oldest: float, *, count: i
     items = producing.numbered(count)
     stamped = [Item(item.value, timestamp_ms=int(oldest * 1000) + n) for n, item in enumerate(items)]
     await producing.produce(kafka.bootstrap, topic, stamped)
-
-
-async def _holds(function: FunctionProcess) -> bool:
-    return (await function.status()).held == 1
 
 
 async def _until_lag(runner: RunnerProcess, topic: str, *, seconds: dict[int, float], records: dict[int, int]) -> None:

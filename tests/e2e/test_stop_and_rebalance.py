@@ -146,7 +146,7 @@ async def test_a_stop_with_lanes_that_cannot_settle_repeats_exactly_what_it_anno
     await function.start(Behaviour(delay_ms=40, hang_keys=["key-17", "key-503", "key-777"]))
     async with stream.watch() as watch:
         await runner.start()
-        await _until_held(function, 3)
+        await function.until_held(3)
         await until_metric(runner, "ahead_records", least=500)
         await _stop_in_time(runner)
         number_announced = await _until_announced(runner)
@@ -243,8 +243,7 @@ async def test_reloads_under_load_change_one_mapping_and_leave_the_other_alone(
 async def _stop_in_time(runner: RunnerProcess) -> float:
     """SIGTERM; the runner ends with 0 within drain and commit timeout. Returns how many seconds it took."""
     began = time.monotonic()
-    runner.terminate()
-    assert await runner.stopped(_DRAIN_TIMEOUT + _COMMIT_TIMEOUT) == 0
+    await runner.stop_cleanly(_DRAIN_TIMEOUT + _COMMIT_TIMEOUT)
     return time.monotonic() - began
 
 
@@ -256,13 +255,6 @@ async def _until_retries_wait(runner: RunnerProcess, stream: Stream, *, least: i
         return sum("its next attempt" in str(partition["waiting_for"]) for partition in shown) >= least
 
     await until_async(waiting, what=f"{least} partitions wait for a retry", every=0.02)
-
-
-async def _until_held(function: FunctionProcess, number: int) -> None:
-    async def held() -> bool:
-        return bool((await function.status()).held >= number)
-
-    await until_async(held, what=f"{number} calls hang in the function")
 
 
 async def _until_announced(runner: RunnerProcess) -> dict[str, int]:

@@ -84,8 +84,7 @@ async def test_what_a_frozen_runner_learns_too_late_moves_no_checkpoint(
         await stream.caught_up(watch)
         assert await metric(other, "stale_records_total") == 0
         for runner in (zombie, other):
-            runner.terminate()
-            assert await runner.stopped(_EXIT_TIMEOUT) == 0
+            await runner.stop_cleanly(_EXIT_TIMEOUT)
     calls = function.calls()
     await stream.assert_promises(watch, calls, by="partition")
     watch.assert_never_back()
@@ -124,8 +123,7 @@ async def test_a_handler_that_never_returns_keeps_its_key_and_not_the_process(
         await _until_only_one_lane_waits(stuck, stream)
         before = journal.calls()
         began = time.monotonic()
-        stuck.terminate()
-        assert await stuck.stopped(_DRAIN_TIMEOUT + _COMMIT_TIMEOUT) == 0
+        await stuck.stop_cleanly(_DRAIN_TIMEOUT + _COMMIT_TIMEOUT)
         assert time.monotonic() - began >= _DRAIN_TIMEOUT / 2, "the call that hangs was not waited for"
         first_life = journal.calls()
         assert first_life == before
@@ -135,8 +133,7 @@ async def test_a_handler_that_never_returns_keeps_its_key_and_not_the_process(
         healthy = new_runner(config, name="healthy", environment=environment)
         await healthy.start()
         await stream.caught_up(watch)
-        healthy.terminate()
-        assert await healthy.stopped(_EXIT_TIMEOUT) == 0
+        await healthy.stop_cleanly(_EXIT_TIMEOUT)
     ended = [call for call in journal.calls() if call.end_ns != stuck_handler.NEVER_NS]
     await stream.assert_promises(watch, ended, by="key")
     assert repeated(ended) == announced(stuck)
@@ -151,11 +148,7 @@ async def _freeze_with_calls_in_flight(
     Everything that was settled before is committed.
     """
     await function.behave(Behaviour(hang=True))
-
-    async def all_held() -> bool:
-        return bool((await function.status()).held == PARTITIONS)
-
-    await until_async(all_held, what="a call of every partition hangs in the function")
+    await function.until_held(PARTITIONS)
     owned: set[str] = set()
 
     async def all_committed() -> bool:

@@ -66,6 +66,14 @@ class FunctionProcess:
         _status, body = await fetch(self._control)
         return msgspec.json.decode(body, type=Status)
 
+    async def until_held(self, calls: int, *, timeout: float = 30.0) -> None:
+        """Wait until exactly so many calls hang in it. Raises TimeoutError."""
+
+        async def held() -> bool:
+            return (await self.status()).held == calls
+
+        await until_async(held, what=f"{calls} calls are held by {self._name}", timeout=timeout)
+
     def calls(self) -> list[Call]:
         """The calls that have ended so far, over all lives of the process."""
         return self._reader.calls()

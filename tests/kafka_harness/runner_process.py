@@ -124,6 +124,13 @@ class RunnerProcess:
         except TimeoutError as error:
             raise TimeoutError(f"{error}\n{self.process.output()}") from error
 
+    async def stop_cleanly(self, timeout: float = 30.0) -> None:
+        """SIGTERM; returns when it has ended with 0. Raises ChildFailed when by anything else, TimeoutError, both with
+        its output."""
+        self.terminate()
+        if (code := await self.stopped(timeout)) != 0:
+            raise ChildFailed(f"{self.name} ended with {code}:\n{self.process.output()}")
+
     async def _get(self, path: str) -> bytes:
         status, body = await fetch(f"{self.admin_url}{path}")
         if status != 200:
