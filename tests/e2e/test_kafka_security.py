@@ -9,13 +9,12 @@ from typing import Any
 import pytest
 
 from e2e_support.configuration import QUICK_BACKOFF, dead_letters_to, from_kafka, http, process
-from e2e_support.looking import mapping_view, problem_reason
+from e2e_support.looking import mapping_view, until_problem
 from kafka_harness import access, oracle, producing, topics
 from kafka_harness.broker import Broker
 from kafka_harness.commit_watch import CommitWatch
 from kafka_harness.function_process import FunctionProcess
 from kafka_harness.runner_process import RunnerProcess
-from kafka_harness.waiting import until_async
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow]
 
@@ -50,16 +49,6 @@ def mapping_of(topic: str, security: dict[str, Any], **keys: Any) -> dict[str, A
     mapping = from_kafka(security["bootstrap_servers"], topic, "function", group=topic, **{**QUICK, **keys})
     mapping["source"]["kafka"].update(security)
     return mapping
-
-
-async def until_reason(runner: RunnerProcess, mapping: str, reason: str | None) -> dict[str, Any]:
-    """Wait until the mapping has this problem, or None; returns its view."""
-
-    async def said() -> bool:
-        return await problem_reason(runner, mapping) == reason
-
-    await until_async(said, what=f"{mapping} has the problem {reason}")
-    return await mapping_view(runner, mapping)
 
 
 async def until_read(kafka: Broker, topic: str, records: int) -> None:
@@ -128,13 +117,13 @@ async def test_who_does_not_get_in_is_told_why_while_others_go_on_and_gets_in_la
     await function.start()
     runner = new_runner(process({"function": http(function.url)}, mappings))
     await runner.start()
-    refused = await until_reason(runner, "locked", "EVENT_SOURCE_AUTHN_ERROR")
+    refused = await until_problem(runner, "locked", "EVENT_SOURCE_AUTHN_ERROR")
     assert refused["state"] == "problem"
     assert "password" in refused["problem"]["hint"]
-    missing = await until_reason(runner, "misspelt", "EVENT_SOURCE_NOT_FOUND")
+    missing = await until_problem(runner, "misspelt", "EVENT_SOURCE_NOT_FOUND")
     assert misspelt in missing["problem"]["text"]
     assert f"did you mean '{later}'?" in missing["problem"]["hint"]
-    distrusted = await until_reason(runner, "untrusting", "EVENT_SOURCE_AUTHN_ERROR")
+    distrusted = await until_problem(runner, "untrusting", "EVENT_SOURCE_AUTHN_ERROR")
     assert "certificate" in distrusted["problem"]["text"]
     assert misspelt not in await topics.topic_names(kafka.bootstrap)
 
@@ -147,8 +136,8 @@ async def test_who_does_not_get_in_is_told_why_while_others_go_on_and_gets_in_la
     for topic in (locked, misspelt):
         placed += await producing.produce(kafka.bootstrap, topic, producing.numbered(5))
         await until_read(kafka, topic, 5)
-    await until_reason(runner, "locked", None)
-    await until_reason(runner, "misspelt", None)
+    await until_problem(runner, "locked", None)
+    await until_problem(runner, "misspelt", None)
     oracle.assert_nothing_lost(placed, function.calls())
 
 
@@ -199,7 +188,7 @@ async def test_access_that_is_refused_is_a_problem_until_it_is_allowed(
     await runner.start()
     # What one may not describe looks like what does not exist.
     reason = "EVENT_SOURCE_NOT_FOUND" if operation == "describe" else "EVENT_SOURCE_AUTHZ_ERROR"
-    refused = await until_reason(runner, "orders", reason)
+    refused = await until_problem(runner, "orders", reason)
     assert resource in refused["problem"]["text"]
     assert refused["problem"]["hint"]
     assert function.calls() == []
@@ -224,7 +213,7 @@ async def test_access_that_is_taken_away_while_running_is_a_problem_until_it_is_
     await until_read(kafka, topic, 5)
     await access.deny(kafka.bootstrap, "alice", "topic", topic, "read")
     placed += await producing.produce(kafka.bootstrap, topic, producing.numbered(5))
-    await until_reason(runner, "orders", "EVENT_SOURCE_AUTHZ_ERROR")
+    await until_problem(runner, "orders", "EVENT_SOURCE_AUTHZ_ERROR")
     await access.allow_again(kafka.bootstrap, "topic", topic)
     await until_read(kafka, topic, 10)
     oracle.assert_nothing_lost(placed, function.calls())

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from e2e_support.configuration import from_kafka, http, process
-from e2e_support.looking import lag_records, mapping_view, problem_reason
+from e2e_support.looking import lag_records, mapping_view, problem_reason, until_problem
 from kafka_harness import oracle, placement, producing, topics
 from kafka_harness.broker import Broker
 from kafka_harness.commit_watch import CommitWatch, committed_by_partition
@@ -53,12 +53,7 @@ async def test_a_corrupt_batch_stops_its_partition_alone_until_it_is_repaired(
     async with CommitWatch(kafka.bootstrap, topic) as watch:
         ends = {f"{topic}-0": 100, f"{topic}-1": 100, f"{topic}-2": 50, f"{topic}-3": 100}
         await watch.until_committed(ends, timeout=20)
-
-        async def stopped() -> bool:
-            return await problem_reason(runner, MAPPING) == "EVENT_SOURCE_UNREADABLE"
-
-        await until_async(stopped, what="the damage is reported")
-        problem = (await mapping_view(runner, MAPPING))["problem"]
+        problem = (await until_problem(runner, MAPPING, "EVENT_SOURCE_UNREADABLE"))["problem"]
         assert f"{topic}-2" in problem["text"]
         assert "offset 50" in problem["text"]
         assert problem["hint"]
@@ -70,12 +65,7 @@ async def test_a_corrupt_batch_stops_its_partition_alone_until_it_is_repaired(
         await watch.until_committed({f"{topic}-2": 100}, timeout=45)
     oracle.assert_nothing_lost([*placed, *more], function.calls())
     oracle.assert_ordered(function.calls(), by="partition")
-
-    async def well() -> bool:
-        view = await mapping_view(runner, MAPPING)
-        return view["state"] == "enabled" and view["problem"] is None
-
-    await until_async(well, what="the problem is over")
+    assert (await until_problem(runner, MAPPING, None))["state"] == "enabled"
 
 
 async def test_aborted_transactions_at_the_end_leave_no_lag(
@@ -178,12 +168,7 @@ async def test_retention_past_the_checkpoint_stops_the_partition_or_is_counted_a
     await runner.start()
     async with CommitWatch(kafka.bootstrap, topic) as watch:
         await watch.until_committed({f"{topic}-0": 10, f"{topic}-1": 20})
-
-        async def stopped() -> bool:
-            return await problem_reason(runner, MAPPING) == "DATA_LOSS"
-
-        await until_async(stopped, what="the loss is reported")
-        problem = (await mapping_view(runner, MAPPING))["problem"]
+        problem = (await until_problem(runner, MAPPING, "DATA_LOSS"))["problem"]
         assert f"{topic}-0" in problem["text"]
         assert "from offset 10 to 14" in problem["text"]
         assert of_partition(handled(function), f"{topic}-0") == list(range(10))

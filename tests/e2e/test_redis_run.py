@@ -14,7 +14,7 @@ import pytest
 from redis.asyncio import Redis
 
 from e2e_support import configuration, registering_function
-from e2e_support.looking import mapping_view
+from e2e_support.looking import until_problem
 from e2e_support.process_fixtures import NewRunner
 from kafka_harness.child import Child
 from kafka_harness.fetching import answers
@@ -106,16 +106,6 @@ def settled_of(printed: str) -> tuple[int, int]:
     return int(found[1].replace(",", "")), int(found[2].replace(",", ""))
 
 
-async def until_problem(runner: RunnerProcess, reason: str) -> dict[str, Any]:
-    async def said() -> dict[str, Any] | None:
-        problem: dict[str, Any] | None = (await mapping_view(runner, "m"))["problem"]
-        return problem if problem is not None and problem["reason"] == reason else None
-
-    problem = await until_async(said, what=f"the mapping has the problem {reason}")
-    assert problem is not None
-    return problem
-
-
 async def test_all_is_settled_and_a_second_run_finds_nothing(
     redis_server: RedisServer,
     client: Redis,
@@ -184,7 +174,7 @@ async def test_a_misspelt_stream_is_a_problem_until_it_is_there(
     await add(client, there, an_entry(1))
     runner = new_runner(one_mapping(function, redis_server.url, [there, misspelt], batch_size=1))
     await runner.start()
-    problem = await until_problem(runner, "EVENT_SOURCE_NOT_FOUND")
+    problem = (await until_problem(runner, "m", "EVENT_SOURCE_NOT_FOUND"))["problem"]
     assert f"there is no stream '{misspelt}'" in problem["text"]
     assert "check its name" in problem["hint"]
     await until(lambda: len(function.events()) == 1, what="the other stream is read")
@@ -192,11 +182,7 @@ async def test_a_misspelt_stream_is_a_problem_until_it_is_there(
 
     await add(client, misspelt, an_entry(2))
     await until(lambda: len(function.events()) == 2, what="the stream is read from its first entry on")
-
-    async def without_problem() -> bool:
-        return (await mapping_view(runner, "m"))["problem"] is None
-
-    await until_async(without_problem, what="the problem is gone")
+    await until_problem(runner, "m", None)
     await runner.stop_cleanly()
     for stream in (there, misspelt):
         assert await pending(client, stream, "m") == []
@@ -251,7 +237,7 @@ async def test_a_wrong_password_is_a_problem_until_its_file_holds_the_right_one(
         await add(client, stream, an_entry(1))
         runner = new_runner(config)
         await runner.start()
-        problem = await until_problem(runner, "EVENT_SOURCE_AUTHN_ERROR")
+        problem = (await until_problem(runner, "m", "EVENT_SOURCE_AUTHN_ERROR"))["problem"]
         assert "WRONGPASS" in problem["text"]
         assert "check user name and password" in problem["hint"]
         assert not function.events()

@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 import pytest
 from redis.asyncio import Redis
 
-from e2e_support.looking import mapping_view, problem_reason
+from e2e_support.looking import mapping_view, problem_reason, until_problem
 from e2e_support.process_fixtures import NewRunner
 from e2e_support.redis_group import (
     HEARTBEAT,
@@ -131,7 +131,7 @@ async def test_an_owner_that_is_cut_off_stops_before_another_begins(
         before = await _all_pending(client, group, function, other)
         assert await problem_reason(cut_off, group.base) is not None
         await proxy.resume()
-        await _until_no_problem(cut_off, group)
+        await until_problem(cut_off, group.base, None, timeout=10.0)
         assert await metric(cut_off, "stale_records_total") > 0
         assert await _pending(client, group) == before, "what came too late moved something"
 
@@ -223,13 +223,6 @@ async def _until_busy(runner: RunnerProcess, group: StreamGroup) -> None:
         return bool(view["inflight"] == len(shown) and min(each["unsettled_records"] for each in shown) > 40)
 
     await until_async(busy, what=f"{runner.name} is busy with all its streams", timeout=10.0, every=0.01)
-
-
-async def _until_no_problem(runner: RunnerProcess, group: StreamGroup) -> None:
-    async def none() -> bool:
-        return await problem_reason(runner, group.base) is None
-
-    await until_async(none, what=f"{runner.name} has no problem", timeout=10.0)
 
 
 async def _stop(*runners: RunnerProcess) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from kafka_harness.runner_process import RunnerProcess
 from kafka_harness.scrape import Scrape
+from kafka_harness.waiting import until_async
 
 
 async def mapping_view(runner: RunnerProcess, name: str) -> dict[str, Any]:
@@ -20,14 +21,34 @@ async def mapping_view(runner: RunnerProcess, name: str) -> dict[str, Any]:
 
 async def problem_reason(runner: RunnerProcess, name: str) -> str | None:
     """The reason of the mapping's problem; None while it has none."""
-    problem = (await mapping_view(runner, name))["problem"]
-    return None if problem is None else str(problem["reason"])
+    return _reason_in(await mapping_view(runner, name))
+
+
+async def until_problem(
+    runner: RunnerProcess, name: str, reason: str | None, *, timeout: float = 30.0
+) -> dict[str, Any]:
+    """Wait until the mapping has a problem with this reason, or none where it is None; returns its entry as it was
+    then. Raises TimeoutError."""
+
+    async def shown() -> dict[str, Any] | None:
+        view = await mapping_view(runner, name)
+        return view if _reason_in(view) == reason else None
+
+    what = f"{runner.name} shows {reason or 'no problem'} for {name}"
+    view = await until_async(shown, what=what, timeout=timeout)
+    assert view is not None
+    return view
 
 
 async def waiting_for(runner: RunnerProcess, name: str, partition: int) -> str:
     """In words what the lanes of a partition wait for; empty while the partition is not assigned."""
     view = await mapping_view(runner, name)
     return next((str(each["waiting_for"]) for each in view["partitions"] if each["partition"] == partition), "")
+
+
+def _reason_in(view: dict[str, Any]) -> str | None:
+    problem = view["problem"]
+    return None if problem is None else str(problem["reason"])
 
 
 def lag_seconds(scrape: Scrape, mapping: str) -> dict[int, float]:
