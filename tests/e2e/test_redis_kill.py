@@ -48,9 +48,8 @@ _EXIT_TIMEOUT = 15.0
 
 
 async def test_kills_with_order_by_partition_and_bisect(
-    redis_server: RedisServer, client: Redis, new_stream: NewStream, function: FunctionProcess, new_runner: NewRunner
+    redis_server: RedisServer, client: Redis, group: StreamGroup, function: FunctionProcess, new_runner: NewRunner
 ) -> None:
-    group = StreamGroup(new_stream())
     config = group.configuration(
         redis_server.url,
         function,
@@ -67,9 +66,8 @@ async def test_kills_with_order_by_partition_and_bisect(
 
 @pytest.mark.parametrize("redis_server", [Flavour.REDIS_7_0], indirect=True)
 async def test_kills_with_order_by_key_and_partial_failures(
-    redis_server: RedisServer, client: Redis, new_stream: NewStream, function: FunctionProcess, new_runner: NewRunner
+    redis_server: RedisServer, client: Redis, group: StreamGroup, function: FunctionProcess, new_runner: NewRunner
 ) -> None:
-    group = StreamGroup(new_stream())
     config = group.configuration(
         redis_server.url,
         function,

@@ -30,7 +30,6 @@ from kafka_harness import oracle, producing
 from kafka_harness.behaviour import Behaviour
 from kafka_harness.function_process import FunctionProcess
 from kafka_harness.journal import Call, entry_id
-from kafka_harness.naming import NewStream
 from kafka_harness.producing import Item
 from kafka_harness.runner_process import RunnerProcess
 from kafka_harness.waiting import until, until_async
@@ -53,9 +52,8 @@ _RETRY_BACKOFF: Final = {"initial": "4s", "maximum": "4s"}
 
 
 async def test_what_a_frozen_owner_learns_too_late_moves_nothing(
-    redis_server: RedisServer, client: Redis, new_stream: NewStream, function: FunctionProcess, new_runner: NewRunner
+    redis_server: RedisServer, client: Redis, group: StreamGroup, function: FunctionProcess, new_runner: NewRunner
 ) -> None:
-    group = StreamGroup(new_stream())
     # Nothing is acknowledged but by the next read, which comes when new entries do, or after two seconds.
     config = group.configuration(
         redis_server.url, function, ordering="partition", retry_backoff=_RETRY_BACKOFF, commit_interval="30s"
@@ -102,9 +100,8 @@ async def test_what_a_frozen_owner_learns_too_late_moves_nothing(
 
 
 async def test_an_owner_that_is_cut_off_stops_before_another_begins(
-    redis_server: RedisServer, client: Redis, new_stream: NewStream, function: FunctionProcess, new_runner: NewRunner
+    redis_server: RedisServer, client: Redis, group: StreamGroup, function: FunctionProcess, new_runner: NewRunner
 ) -> None:
-    group = StreamGroup(new_stream())
     options: dict[str, Any] = {"ordering": "partition", "batch_size": 1}
     await function.start(Behaviour(delay_ms=50, fenced=True))
     # More than can be done in a lease: the owner has enough to go on with.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 import pytest
@@ -11,6 +11,7 @@ import pytest
 from e2e_support.configuration import http
 from e2e_support.load import Load
 from e2e_support.looking import mapping_view
+from e2e_support.process_fixtures import NewRunner
 from e2e_support.scale import MINUTE
 from e2e_support.stream import (
     PARTITIONS,
@@ -27,7 +28,9 @@ from e2e_support.stream import (
 from kafka_harness import oracle, producing
 from kafka_harness.behaviour import Behaviour
 from kafka_harness.broker import Broker
+from kafka_harness.commit_watch import CommitWatch
 from kafka_harness.function_process import FunctionProcess
+from kafka_harness.naming import NewTopic
 from kafka_harness.runner_process import RunnerProcess
 from kafka_harness.waiting import until, until_async
 
@@ -40,18 +43,21 @@ _KEYS = 101
 _DRAIN_TIMEOUT: Final = 6.0
 _COMMIT_TIMEOUT: Final = 4.0
 _TIMES: Final[Mapping[str, Any]] = {"drain_timeout": f"{_DRAIN_TIMEOUT:g}s", "commit_timeout": f"{_COMMIT_TIMEOUT:g}s"}
+_PARALLEL: Final[Mapping[str, Any]] = {
+    "ordering": "key",
+    "parallelization_factor": 16,
+    "batch_size": 5,
+    "maximum_batching_window": "20ms",
+    **_TIMES,
+}
 _LAST_RELOAD: Final = "config_last_reload_success_timestamp_seconds"
 _QUICK_RETRIES: Final = {"initial": "400ms", "maximum": "800ms"}
 _ENDLESS_RETRIES: Final = {"initial": "1h", "maximum": "1h"}
 
 
 async def test_a_stop_makes_the_retries_that_wait_and_repeats_nothing(
-    kafka: Broker,
-    new_topic: Callable[[], str],
-    function: FunctionProcess,
-    new_runner: Callable[..., RunnerProcess],
+    stream: Stream, function: FunctionProcess, new_runner: NewRunner
 ) -> None:
-    stream = Stream(kafka, new_topic(), new_topic())
     mapping = stream.mapping(ordering="partition", batch_size=25, retry_backoff=_QUICK_RETRIES, **_TIMES)
     runner = new_runner(configuration(http(function.url, timeout="5s"), (stream, mapping)))
     await stream.create()
@@ -67,19 +73,12 @@ async def test_a_stop_makes_the_retries_that_wait_and_repeats_nothing(
         await runner.start()
         await stream.caught_up(watch)
         await _stop_in_time(runner)
-    calls = function.calls()
-    await stream.assert_promises(watch, calls, by="partition")
-    assert oracle.duplicates(calls) == {}
-    assert announced(runner) == {}
+    await _assert_nothing_repeated(stream, watch, function, runner, by="partition")
 
 
 async def test_a_stop_does_not_wait_for_retries_that_cannot_be_made_in_time(
-    kafka: Broker,
-    new_topic: Callable[[], str],
-    function: FunctionProcess,
-    new_runner: Callable[..., RunnerProcess],
+    stream: Stream, function: FunctionProcess, new_runner: NewRunner
 ) -> None:
-    stream = Stream(kafka, new_topic(), new_topic())
     mapping = stream.mapping(ordering="partition", batch_size=25, retry_backoff=_ENDLESS_RETRIES, **_TIMES)
     runner = new_runner(configuration(http(function.url, timeout="5s"), (stream, mapping)))
     await stream.create()
@@ -93,22 +92,13 @@ async def test_a_stop_does_not_wait_for_retries_that_cannot_be_made_in_time(
         await runner.start()
         await stream.caught_up(watch)
         await _stop_in_time(runner)
-    calls = function.calls()
-    await stream.assert_promises(watch, calls, by="partition")
-    assert oracle.duplicates(calls) == {}
-    assert announced(runner) == {}
+    await _assert_nothing_repeated(stream, watch, function, runner, by="partition")
 
 
 async def test_a_stop_with_parallel_lanes_repeats_nothing_of_a_healthy_function(
-    kafka: Broker,
-    new_topic: Callable[[], str],
-    function: FunctionProcess,
-    new_runner: Callable[..., RunnerProcess],
+    stream: Stream, function: FunctionProcess, new_runner: NewRunner
 ) -> None:
-    stream = Stream(kafka, new_topic(), new_topic())
-    mapping = stream.mapping(
-        ordering="key", parallelization_factor=16, batch_size=5, maximum_batching_window="20ms", **_TIMES
-    )
+    mapping = stream.mapping(**_PARALLEL)
     runner = new_runner(configuration(http(function.url, timeout="5s"), (stream, mapping)))
     await stream.create()
     await stream.produce(producing.numbered(20_000, keys=1_009))
@@ -124,22 +114,13 @@ async def test_a_stop_with_parallel_lanes_repeats_nothing_of_a_healthy_function(
         await runner.start()
         await stream.caught_up(watch)
         await _stop_in_time(runner)
-    calls = function.calls()
-    await stream.assert_promises(watch, calls, by="key")
-    assert oracle.duplicates(calls) == {}
-    assert announced(runner) == {}
+    await _assert_nothing_repeated(stream, watch, function, runner, by="key")
 
 
 async def test_a_stop_with_lanes_that_cannot_settle_repeats_exactly_what_it_announced(
-    kafka: Broker,
-    new_topic: Callable[[], str],
-    function: FunctionProcess,
-    new_runner: Callable[..., RunnerProcess],
+    stream: Stream, function: FunctionProcess, new_runner: NewRunner
 ) -> None:
-    stream = Stream(kafka, new_topic(), new_topic())
-    mapping = stream.mapping(
-        ordering="key", parallelization_factor=16, batch_size=5, maximum_batching_window="20ms", **_TIMES
-    )
+    mapping = stream.mapping(**_PARALLEL)
     runner = new_runner(configuration(http(function.url, timeout="30s"), (stream, mapping)))
     await stream.create()
     await stream.produce(producing.numbered(20_000, keys=1_009))
@@ -162,12 +143,8 @@ async def test_a_stop_with_lanes_that_cannot_settle_repeats_exactly_what_it_anno
 
 
 async def test_a_second_runner_joins_and_leaves_under_load(
-    kafka: Broker,
-    new_topic: Callable[[], str],
-    function: FunctionProcess,
-    new_runner: Callable[..., RunnerProcess],
+    stream: Stream, function: FunctionProcess, new_runner: NewRunner
 ) -> None:
-    stream = Stream(kafka, new_topic(), new_topic())
     mapping = stream.mapping(
         ordering="key", parallelization_factor=4, batch_size=10, maximum_batching_window="20ms", **_TIMES
     )
@@ -195,10 +172,7 @@ async def test_a_second_runner_joins_and_leaves_under_load(
 
 
 async def test_reloads_under_load_change_one_mapping_and_leave_the_other_alone(
-    kafka: Broker,
-    new_topic: Callable[[], str],
-    function: FunctionProcess,
-    new_runner: Callable[..., RunnerProcess],
+    kafka: Broker, new_topic: NewTopic, function: FunctionProcess, new_runner: NewRunner
 ) -> None:
     changed, unchanged = (Stream(kafka, new_topic(), new_topic()) for _ in range(2))
     configs = [
@@ -245,6 +219,16 @@ async def _stop_in_time(runner: RunnerProcess) -> float:
     began = time.monotonic()
     await runner.stop_cleanly(_DRAIN_TIMEOUT + _COMMIT_TIMEOUT)
     return time.monotonic() - began
+
+
+async def _assert_nothing_repeated(
+    stream: Stream, watch: CommitWatch, function: FunctionProcess, runner: RunnerProcess, *, by: oracle.Unit
+) -> None:
+    """Every promise was kept, no record was handled again, and none was announced to be."""
+    calls = function.calls()
+    await stream.assert_promises(watch, calls, by=by)
+    assert oracle.duplicates(calls) == {}
+    assert announced(runner) == {}
 
 
 async def _until_retries_wait(runner: RunnerProcess, stream: Stream, *, least: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,6 +15,7 @@ from e2e_support import stuck_handler
 from e2e_support.configuration import SESSION_TIMEOUT, http, python
 from e2e_support.load import Load
 from e2e_support.looking import mapping_view
+from e2e_support.process_fixtures import NewRunner
 from e2e_support.scale import MINUTE
 from e2e_support.stream import (
     PARTITIONS,
@@ -29,7 +30,6 @@ from e2e_support.stream import (
 )
 from kafka_harness import oracle, producing
 from kafka_harness.behaviour import Behaviour
-from kafka_harness.broker import Broker
 from kafka_harness.commit_watch import CommitWatch
 from kafka_harness.function_process import FunctionProcess
 from kafka_harness.journal import Call, JournalReader, key_id
@@ -55,12 +55,8 @@ _TESTS = Path(e2e_support.__file__).parent.parent
 
 
 async def test_what_a_frozen_runner_learns_too_late_moves_no_checkpoint(
-    kafka: Broker,
-    new_topic: Callable[[], str],
-    function: FunctionProcess,
-    new_runner: Callable[..., RunnerProcess],
+    stream: Stream, function: FunctionProcess, new_runner: NewRunner
 ) -> None:
-    stream = Stream(kafka, new_topic(), new_topic())
     mapping = stream.mapping(ordering="partition", batch_size=_BATCH, **_TIMES)
     config = configuration(http(function.url, timeout="30s"), (stream, mapping))
     zombie, other = new_runner(config, name="zombie"), new_runner(config, name="other")
@@ -94,9 +90,8 @@ async def test_what_a_frozen_runner_learns_too_late_moves_no_checkpoint(
 
 
 async def test_a_handler_that_never_returns_keeps_its_key_and_not_the_process(
-    kafka: Broker, new_topic: Callable[[], str], new_runner: Callable[..., RunnerProcess], tmp_path: Path
+    stream: Stream, new_runner: NewRunner, tmp_path: Path
 ) -> None:
-    stream = Stream(kafka, new_topic(), new_topic())
     mapping = stream.mapping(
         ordering="key",
         parallelization_factor=4,
