@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from e2e_support.process_fixtures import function, new_function, new_runner
+from e2e_support.process_fixtures import function, new_function, new_runner, run_mappings
 from e2e_support.redis_group import StreamGroup
 from e2e_support.stream import Stream
 from kafka_harness.broker import Broker
 from kafka_harness.naming import NewStream, NewTopic
 from redis_harness.fixtures import client
 
-__all__ = ["client", "function", "new_function", "new_runner"]
+__all__ = ["client", "function", "new_function", "new_runner", "run_mappings"]
 
 
 @pytest.fixture

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from e2e_support.configuration import QUICK_BACKOFF, dead_letters_to, from_kafka, http, process
+from e2e_support.configuration import QUICK_BACKOFF, dead_letters_to, from_kafka
 from e2e_support.looking import mapping_view, until_problem
+from e2e_support.process_fixtures import RunMappings
 from kafka_harness import access, oracle, producing, topics
 from kafka_harness.broker import Broker
 from kafka_harness.commit_watch import CommitWatch
 from kafka_harness.function_process import FunctionProcess
-from kafka_harness.runner_process import RunnerProcess
+from kafka_harness.naming import NewTopic
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow]
 
@@ -57,12 +57,16 @@ async def until_read(kafka: Broker, topic: str, records: int) -> None:
         await watch.until_committed({f"{topic}-0": records})
 
 
+@pytest.fixture
+async def topic(kafka: Broker, new_topic: NewTopic) -> str:
+    """A topic of one partition, without records."""
+    name = new_topic()
+    await topics.create_topic(kafka.bootstrap, name)
+    return name
+
+
 async def test_source_and_destination_log_in_in_every_way(
-    kafka: Broker,
-    new_topic: Callable[[], str],
-    function: FunctionProcess,
-    new_runner: Callable[..., RunnerProcess],
-    tmp_path: Path,
+    kafka: Broker, new_topic: NewTopic, function: FunctionProcess, run_mappings: RunMappings, tmp_path: Path
 ) -> None:
     password_file = tmp_path / "password"
     password_file.write_text("alice-secret\n")
@@ -82,9 +86,7 @@ async def test_source_and_destination_log_in_in_every_way(
         mappings[name] = mapping_of(
             topic, security, maximum_retry_attempts=0, destination_config=dead_letters_to(letters)
         )
-    await function.start()
-    runner = new_runner(process({"function": http(function.url)}, mappings))
-    await runner.start()
+    await run_mappings(mappings)
     stored = []
     for topic, letters in names.values():
         await until_read(kafka, topic, 6)
@@ -95,11 +97,7 @@ async def test_source_and_destination_log_in_in_every_way(
 
 
 async def test_who_does_not_get_in_is_told_why_while_others_go_on_and_gets_in_later(
-    kafka: Broker,
-    new_topic: Callable[[], str],
-    function: FunctionProcess,
-    new_runner: Callable[..., RunnerProcess],
-    tmp_path: Path,
+    kafka: Broker, new_topic: NewTopic, function: FunctionProcess, run_mappings: RunMappings, tmp_path: Path
 ) -> None:
     good, locked, later = new_topic(), new_topic(), new_topic()
     misspelt = later.replace("-", "_", 1)
@@ -114,9 +112,7 @@ async def test_who_does_not_get_in_is_told_why_while_others_go_on_and_gets_in_la
         "misspelt": mapping_of(misspelt, anonymous),
         "untrusting": mapping_of(later, {"bootstrap_servers": kafka.address_of("SSL"), "tls": {}}),
     }
-    await function.start()
-    runner = new_runner(process({"function": http(function.url)}, mappings))
-    await runner.start()
+    runner = await run_mappings(mappings)
     refused = await until_problem(runner, "locked", "EVENT_SOURCE_AUTHN_ERROR")
     assert refused["state"] == "problem"
     assert "password" in refused["problem"]["hint"]
@@ -142,21 +138,13 @@ async def test_who_does_not_get_in_is_told_why_while_others_go_on_and_gets_in_la
 
 
 async def test_a_password_that_was_changed_is_read_again_when_the_broker_comes_back(
-    kafka: Broker,
-    new_topic: Callable[[], str],
-    function: FunctionProcess,
-    new_runner: Callable[..., RunnerProcess],
-    tmp_path: Path,
+    kafka: Broker, topic: str, function: FunctionProcess, run_mappings: RunMappings, tmp_path: Path
 ) -> None:
-    topic = new_topic()
-    await topics.create_topic(kafka.bootstrap, topic)
     await access.set_scram_password(kafka.bootstrap, "dave", "first")
     password_file = tmp_path / "password"
     password_file.write_text("first")
     security = login(kafka, "SASL_PLAINTEXT", "SCRAM-SHA-256", f"${{file:{password_file}}}", user="dave")
-    await function.start()
-    runner = new_runner(process({"function": http(function.url)}, {"orders": mapping_of(topic, security)}))
-    await runner.start()
+    await run_mappings({"orders": mapping_of(topic, security)})
     placed = await producing.produce(kafka.bootstrap, topic, producing.numbered(5))
     await until_read(kafka, topic, 5)
 
@@ -171,21 +159,12 @@ async def test_a_password_that_was_changed_is_read_again_when_the_broker_comes_b
 
 @pytest.mark.parametrize(("resource", "operation"), [("topic", "read"), ("topic", "describe"), ("group", "read")])
 async def test_access_that_is_refused_is_a_problem_until_it_is_allowed(
-    kafka: Broker,
-    new_topic: Callable[[], str],
-    function: FunctionProcess,
-    new_runner: Callable[..., RunnerProcess],
-    resource: str,
-    operation: str,
+    kafka: Broker, topic: str, function: FunctionProcess, run_mappings: RunMappings, resource: str, operation: str
 ) -> None:
-    topic = new_topic()
-    await topics.create_topic(kafka.bootstrap, topic)
     placed = await producing.produce(kafka.bootstrap, topic, producing.numbered(5))
     await access.deny(kafka.bootstrap, "alice", resource, topic, operation)
     security = login(kafka, "SASL_PLAINTEXT", "PLAIN", "alice-secret")
-    await function.start()
-    runner = new_runner(process({"function": http(function.url)}, {"orders": mapping_of(topic, security)}))
-    await runner.start()
+    runner = await run_mappings({"orders": mapping_of(topic, security)})
     # What one may not describe looks like what does not exist.
     reason = "EVENT_SOURCE_NOT_FOUND" if operation == "describe" else "EVENT_SOURCE_AUTHZ_ERROR"
     refused = await until_problem(runner, "orders", reason)
@@ -198,18 +177,11 @@ async def test_access_that_is_refused_is_a_problem_until_it_is_allowed(
 
 
 async def test_access_that_is_taken_away_while_running_is_a_problem_until_it_is_given_back(
-    kafka: Broker,
-    new_topic: Callable[[], str],
-    function: FunctionProcess,
-    new_runner: Callable[..., RunnerProcess],
+    kafka: Broker, topic: str, function: FunctionProcess, run_mappings: RunMappings
 ) -> None:
-    topic = new_topic()
-    await topics.create_topic(kafka.bootstrap, topic)
     placed = await producing.produce(kafka.bootstrap, topic, producing.numbered(5))
     security = login(kafka, "SASL_PLAINTEXT", "PLAIN", "alice-secret")
-    await function.start()
-    runner = new_runner(process({"function": http(function.url)}, {"orders": mapping_of(topic, security)}))
-    await runner.start()
+    runner = await run_mappings({"orders": mapping_of(topic, security)})
     await until_read(kafka, topic, 5)
     await access.deny(kafka.bootstrap, "alice", "topic", topic, "read")
     placed += await producing.produce(kafka.bootstrap, topic, producing.numbered(5))

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from e2e_support.configuration import from_kafka, http, process
 from e2e_support.looking import lag_records, mapping_view, problem_reason, until_problem
+from e2e_support.process_fixtures import NewRunner, RunMappings
 from kafka_harness import oracle, placement, producing, topics
 from kafka_harness.broker import Broker
 from kafka_harness.commit_watch import CommitWatch, committed_by_partition
 from kafka_harness.function_process import FunctionProcess
+from kafka_harness.naming import NewTopic
 from kafka_harness.runner_process import RunnerProcess
 from kafka_harness.waiting import until, until_async
 
@@ -20,11 +21,21 @@ pytestmark = [pytest.mark.kafka, pytest.mark.slow]
 
 MAPPING = "orders"
 QUICK = {"commit_interval": "200ms", "maximum_batching_window": "0s", "batch_size": 10}
+TO_THE_END = ("--until-caught-up", "--deadline", "30s")
+
+
+def mappings(kafka: Broker, topic: str, **keys: Any) -> dict[str, Any]:
+    return {MAPPING: from_kafka(kafka.bootstrap, topic, "function", group=topic, **{**QUICK, **keys})}
 
 
 def config(kafka: Broker, topic: str, function: FunctionProcess, **keys: Any) -> dict[str, Any]:
-    mapping = from_kafka(kafka.bootstrap, topic, "function", group=topic, **{**QUICK, **keys})
-    return process({"function": http(function.url)}, {MAPPING: mapping})
+    return process({"function": http(function.url)}, mappings(kafka, topic, **keys))
+
+
+async def run_to_the_end(runner: RunnerProcess) -> None:
+    """Launch one that ends by itself, and see it end well."""
+    runner.launch()
+    assert await runner.stopped() == 0
 
 
 def handled(function: FunctionProcess) -> set[oracle.Origin]:
@@ -36,10 +47,7 @@ def of_partition(origins: set[oracle.Origin], name: str) -> list[int]:
 
 
 async def test_a_corrupt_batch_stops_its_partition_alone_until_it_is_repaired(
-    kafka: Broker,
-    new_topic: Callable[[], str],
-    function: FunctionProcess,
-    new_runner: Callable[..., RunnerProcess],
+    kafka: Broker, new_topic: NewTopic, function: FunctionProcess, run_mappings: RunMappings
 ) -> None:
     topic = new_topic()
     await topics.create_topic(kafka.bootstrap, topic, partitions=4)
@@ -47,9 +55,7 @@ async def test_a_corrupt_batch_stops_its_partition_alone_until_it_is_repaired(
     placed = await producing.produce(kafka.bootstrap, topic, items, place=placement.round_robin(4), batch_records=10)
     kafka.flip_byte(topic, 2, 55)
     readable = {each.origin for each in placed if each.partition != 2 or each.offset < 50}
-    await function.start()
-    runner = new_runner(config(kafka, topic, function))
-    await runner.start()
+    runner = await run_mappings(mappings(kafka, topic))
     async with CommitWatch(kafka.bootstrap, topic) as watch:
         ends = {f"{topic}-0": 100, f"{topic}-1": 100, f"{topic}-2": 50, f"{topic}-3": 100}
         await watch.until_committed(ends, timeout=20)
@@ -69,10 +75,7 @@ async def test_a_corrupt_batch_stops_its_partition_alone_until_it_is_repaired(
 
 
 async def test_aborted_transactions_at_the_end_leave_no_lag(
-    kafka: Broker,
-    new_topic: Callable[[], str],
-    function: FunctionProcess,
-    new_runner: Callable[..., RunnerProcess],
+    kafka: Broker, new_topic: NewTopic, function: FunctionProcess, run_mappings: RunMappings
 ) -> None:
     topic = new_topic()
     await topics.create_topic(kafka.bootstrap, topic)
@@ -82,9 +85,7 @@ async def test_aborted_transactions_at_the_end_leave_no_lag(
             kafka.bootstrap, topic, producing.numbered(3), transactional_id=topic, commit=commit
         )
         placed += written if commit else []
-    await function.start()
-    runner = new_runner(config(kafka, topic, function))
-    await runner.start()
+    runner = await run_mappings(mappings(kafka, topic))
     async with CommitWatch(kafka.bootstrap, topic) as watch:
         await watch.until_committed({f"{topic}-0": 12})
     assert await topics.end_offsets(kafka.bootstrap, topic) == {(topic, 0): 12}
@@ -97,10 +98,7 @@ async def test_aborted_transactions_at_the_end_leave_no_lag(
 
 
 async def test_a_compacted_topic_is_read_to_its_end_over_the_holes(
-    kafka: Broker,
-    new_topic: Callable[[], str],
-    function: FunctionProcess,
-    new_runner: Callable[..., RunnerProcess],
+    kafka: Broker, new_topic: NewTopic, function: FunctionProcess, new_runner: NewRunner
 ) -> None:
     topic = new_topic()
     await topics.create_topic(kafka.bootstrap, topic, configs=topics.COMPACT_AT_ONCE)
@@ -113,9 +111,8 @@ async def test_a_compacted_topic_is_read_to_its_end_over_the_holes(
     await until_async(compacted, what="the topic has holes", every=0.15)
     before = {(f"{topic}-0", record.offset) for record in await topics.read_topic(kafka.bootstrap, topic)}
     await function.start()
-    runner = new_runner(config(kafka, topic, function), arguments=("--until-caught-up", "--deadline", "30s"))
-    runner.launch()
-    assert await runner.stopped() == 0
+    runner = new_runner(config(kafka, topic, function), arguments=TO_THE_END)
+    await run_to_the_end(runner)
     after = {(f"{topic}-0", record.offset) for record in await topics.read_topic(kafka.bootstrap, topic)}
     # The broker may compact on while the runner reads.
     assert after <= handled(function) <= before
@@ -124,21 +121,16 @@ async def test_a_compacted_topic_is_read_to_its_end_over_the_holes(
 
 
 async def test_latest_forgets_nothing_that_came_after_the_first_start(
-    kafka: Broker,
-    new_topic: Callable[[], str],
-    function: FunctionProcess,
-    new_runner: Callable[..., RunnerProcess],
+    kafka: Broker, new_topic: NewTopic, function: FunctionProcess, run_mappings: RunMappings
 ) -> None:
     topic = new_topic()
     await topics.create_topic(kafka.bootstrap, topic, partitions=2)
     place = placement.round_robin(2)
     await producing.produce(kafka.bootstrap, topic, producing.numbered(10), place=place)
-    await function.start()
-    settings = config(kafka, topic, function, starting_position="latest")
+    latest = mappings(kafka, topic, starting_position="latest")
     # A member that comes back under its own name does not wait for the end of the killed one's session.
-    settings["mappings"][MAPPING]["source"]["kafka"]["group_instance_id"] = "the-one"
-    runner = new_runner(settings)
-    await runner.start()
+    latest[MAPPING]["source"]["kafka"]["group_instance_id"] = "the-one"
+    runner = await run_mappings(latest)
     assert await committed_by_partition(kafka.bootstrap, topic) == {f"{topic}-0": 5, f"{topic}-1": 5}
     runner.kill()
     placed = await producing.produce(kafka.bootstrap, topic, producing.numbered(10), place=place)
@@ -148,19 +140,15 @@ async def test_latest_forgets_nothing_that_came_after_the_first_start(
 
 
 async def test_retention_past_the_checkpoint_stops_the_partition_or_is_counted_as_configured(
-    kafka: Broker,
-    new_topic: Callable[[], str],
-    function: FunctionProcess,
-    new_runner: Callable[..., RunnerProcess],
+    kafka: Broker, new_topic: NewTopic, function: FunctionProcess, new_runner: NewRunner
 ) -> None:
     topic = new_topic()
     await topics.create_topic(kafka.bootstrap, topic, partitions=2)
     place = placement.round_robin(2)
     await producing.produce(kafka.bootstrap, topic, producing.numbered(20), place=place)
     await function.start()
-    first = new_runner(config(kafka, topic, function), arguments=("--until-caught-up", "--deadline", "30s"))
-    first.launch()
-    assert await first.stopped() == 0
+    first = new_runner(config(kafka, topic, function), arguments=TO_THE_END)
+    await run_to_the_end(first)
     await producing.produce(kafka.bootstrap, topic, producing.numbered(20), place=place)
     await topics.delete_records(kafka.bootstrap, {(topic, 0): 15})
 
@@ -182,17 +170,12 @@ async def test_retention_past_the_checkpoint_stops_the_partition_or_is_counted_a
 
 
 async def test_records_of_new_partitions_arrive_from_their_first_on(
-    kafka: Broker,
-    new_topic: Callable[[], str],
-    function: FunctionProcess,
-    new_runner: Callable[..., RunnerProcess],
+    kafka: Broker, new_topic: NewTopic, function: FunctionProcess, run_mappings: RunMappings
 ) -> None:
     topic = new_topic()
     await topics.create_topic(kafka.bootstrap, topic, partitions=2)
     await producing.produce(kafka.bootstrap, topic, producing.numbered(10), place=placement.round_robin(2))
-    await function.start()
-    runner = new_runner(config(kafka, topic, function, starting_position="latest"))
-    await runner.start()
+    runner = await run_mappings(mappings(kafka, topic, starting_position="latest"))
     placed = await producing.produce(kafka.bootstrap, topic, producing.numbered(10), place=placement.round_robin(2))
     await topics.add_partitions(kafka.bootstrap, topic, 4)
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
 
+from e2e_support.configuration import http, process
 from kafka_harness.function_process import FunctionProcess
 from kafka_harness.runner_process import RunnerProcess
 
 NewRunner: TypeAlias = Callable[..., RunnerProcess]
 """Takes a configuration, and by keyword what else a ``RunnerProcess`` does."""
+
+RunMappings: TypeAlias = Callable[[Mapping[str, Any]], Awaitable[RunnerProcess]]
 
 _SHOWN_CALLS = 3
 
@@ -57,3 +60,16 @@ def new_runner(tmp_path: Path, failed: Callable[[], bool]) -> Iterator[NewRunner
         runner.kill()
         if failed():
             print(runner.process.output())
+
+
+@pytest.fixture
+def run_mappings(function: FunctionProcess, new_runner: NewRunner) -> RunMappings:
+    """Starts the function, and a runner of the given mappings, which call it ``function``; returns it when ready."""
+
+    async def run(mappings: Mapping[str, Any]) -> RunnerProcess:
+        await function.start()
+        runner = new_runner(process({"function": http(function.url)}, mappings))
+        await runner.start()
+        return runner
+
+    return run
