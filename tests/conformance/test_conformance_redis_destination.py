@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
+from destination_harness.redis_letters import content_of_letter, fact
 from redis_harness import client
 from redis_harness.fixtures import ON_EVERY_FLAVOUR
 from redis_harness.server import RedisServer
-from redis_letters.letters import content_of_letter, fact
 from runner.clients.redis import RedisConnection
 from runner.clients.redis_url import parse_redis_url
 from runner.destinations.redis_streams import RedisStreamsDestination

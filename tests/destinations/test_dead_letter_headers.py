@@ -3,66 +3,33 @@
 from __future__ import annotations
 
 import struct
+from functools import partial
 
 from hypothesis import given
 from hypothesis import strategies as st
 
+from destination_harness.letters import letter_of
 from runner.destinations.forms import Form
 from runner.destinations.headers import dead_letter_headers, original_headers
 from runner.destinations.kafka_messages import message_of, timestamp_of
-from runner.model import (
-    NO_TIMESTAMP,
-    Condition,
-    DeadLetter,
-    ErrorKind,
-    FunctionError,
-    Headers,
-    Partition,
-    Position,
-    Record,
-    TimestampType,
-)
+from runner.model import NO_TIMESTAMP, ErrorKind, FunctionError, Headers, TimestampType
 
 ERROR = FunctionError(kind=ErrorKind.ERROR, type="ValueError", text="no amount", stack="line 3", status_code=500)
 GIVEN_UP_AT_MS = 1_800_000_000_000
 
 
-def letter_of(
-    *,
-    key: bytes | None = b"k",
-    value: bytes | None = b"v",
-    headers: Headers = (),
-    position: Position = 42,
-    timestamp_ms: int = GIVEN_UP_AT_MS - 1000,
-    timestamp_type: TimestampType = TimestampType.CREATE_TIME,
-    error: FunctionError | None = ERROR,
-) -> DeadLetter:
-    record = Record(
-        partition=Partition("orders", 7),
-        position=position,
-        key=key,
-        value=value,
-        headers=headers,
-        timestamp_ms=timestamp_ms,
-        sequence=0,
-        size=len(key or b"") + len(value or b""),
-        timestamp_type=timestamp_type,
-    )
-    return DeadLetter(
-        record=record,
-        mapping="orders-to-charge-card",
-        function="charge-card",
-        condition=Condition.RETRY_ATTEMPTS_EXHAUSTED,
-        attempts=3,
-        error=error,
-        given_up_at_ms=GIVEN_UP_AT_MS,
-        source="kafka.example:9092",
-        group="charge-card",
-    )
+a_letter = partial(
+    letter_of,
+    number=7,
+    position=42,
+    timestamp_ms=GIVEN_UP_AT_MS - 1000,
+    error=ERROR,
+    given_up_at_ms=GIVEN_UP_AT_MS,
+)
 
 
 def test_our_own_names_hold_text() -> None:
-    headers = dict(dead_letter_headers(letter_of()))
+    headers = dict(dead_letter_headers(a_letter()))
     assert headers["stream-runner-original-topic"] == b"orders"
     assert headers["stream-runner-original-partition"] == b"7"
     assert headers["stream-runner-original-position"] == b"42"
@@ -83,7 +50,7 @@ def test_our_own_names_hold_text() -> None:
 
 
 def test_springs_names_hold_what_spring_writes() -> None:
-    headers = dict(dead_letter_headers(letter_of(timestamp_type=TimestampType.LOG_APPEND_TIME)))
+    headers = dict(dead_letter_headers(a_letter(timestamp_type=TimestampType.LOG_APPEND_TIME)))
     assert headers["kafka_dlt-original-topic"] == b"orders"
     assert headers["kafka_dlt-original-partition"] == struct.pack(">i", 7)
     assert headers["kafka_dlt-original-offset"] == struct.pack(">q", 42)
@@ -96,7 +63,7 @@ def test_springs_names_hold_what_spring_writes() -> None:
 
 
 def test_without_error_only_what_is_short_is_left() -> None:
-    names = {name for name, _ in dead_letter_headers(letter_of(), with_error=False)}
+    names = {name for name, _ in dead_letter_headers(a_letter(), with_error=False)}
     assert "stream-runner-error-type" in names
     assert "kafka_dlt-exception-fqcn" in names
     assert not names & {
@@ -108,24 +75,24 @@ def test_without_error_only_what_is_short_is_left() -> None:
 
 
 def test_a_letter_without_an_error_names_none() -> None:
-    names = [name for name, _ in dead_letter_headers(letter_of(error=None))]
+    names = [name for name, _ in dead_letter_headers(a_letter(error=None))]
     assert not [name for name in names if "error" in name or "exception" in name]
 
 
 def test_a_position_that_is_no_number_has_no_spring_offset() -> None:
-    headers = dict(dead_letter_headers(letter_of(position="1-0")))
+    headers = dict(dead_letter_headers(a_letter(position="1-0")))
     assert headers["stream-runner-original-position"] == b"1-0"
     assert "kafka_dlt-original-offset" not in headers
 
 
 def test_a_record_without_timestamp_has_springs_type_for_it() -> None:
-    headers = dict(dead_letter_headers(letter_of(timestamp_ms=NO_TIMESTAMP)))
+    headers = dict(dead_letter_headers(a_letter(timestamp_ms=NO_TIMESTAMP)))
     assert headers["kafka_dlt-original-timestamp-type"] == b"NoTimestampType"
 
 
 def test_error_text_that_is_not_unicode_is_escaped() -> None:
     error = FunctionError(kind=ErrorKind.ERROR, type="E", text="a\udcffb")
-    assert dict(dead_letter_headers(letter_of(error=error)))["stream-runner-error-text"] == b"a\\udcffb"
+    assert dict(dead_letter_headers(a_letter(error=error)))["stream-runner-error-text"] == b"a\\udcffb"
 
 
 HEADERS = st.lists(st.tuples(st.text(max_size=8), st.none() | st.binary(max_size=8)), max_size=6).map(tuple)
@@ -133,17 +100,17 @@ HEADERS = st.lists(st.tuples(st.text(max_size=8), st.none() | st.binary(max_size
 
 @given(HEADERS)
 def test_a_dead_letter_of_a_dead_letter_has_the_originals_and_ours_once(headers: Headers) -> None:
-    first = message_of(letter_of(headers=headers), Form.WHOLE, GIVEN_UP_AT_MS)
-    again = message_of(letter_of(headers=tuple(first.headers), error=None), Form.WHOLE, GIVEN_UP_AT_MS)
+    first = message_of(a_letter(headers=headers), Form.WHOLE, GIVEN_UP_AT_MS)
+    again = message_of(a_letter(headers=tuple(first.headers), error=None), Form.WHOLE, GIVEN_UP_AT_MS)
     assert again.headers[: len(headers)] == list(headers)
-    assert again.headers[len(headers) :] == dead_letter_headers(letter_of(error=None))
-    assert original_headers(letter_of(headers=headers).record) == list(headers)
+    assert again.headers[len(headers) :] == dead_letter_headers(a_letter(error=None))
+    assert original_headers(a_letter(headers=headers).record) == list(headers)
 
 
 def test_the_timestamp_is_kept_while_the_topic_keeps_the_record() -> None:
-    young = letter_of(timestamp_ms=GIVEN_UP_AT_MS - 400)
-    old = letter_of(timestamp_ms=GIVEN_UP_AT_MS - 600)
+    young = a_letter(timestamp_ms=GIVEN_UP_AT_MS - 400)
+    old = a_letter(timestamp_ms=GIVEN_UP_AT_MS - 600)
     assert timestamp_of(young, 1000) == GIVEN_UP_AT_MS - 400
     assert timestamp_of(old, None) == GIVEN_UP_AT_MS - 600
     assert timestamp_of(old, 1000) == GIVEN_UP_AT_MS
-    assert timestamp_of(letter_of(timestamp_ms=NO_TIMESTAMP), None) == GIVEN_UP_AT_MS
+    assert timestamp_of(a_letter(timestamp_ms=NO_TIMESTAMP), None) == GIVEN_UP_AT_MS

@@ -9,6 +9,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import MessageSizeTooLargeError
 from aiokafka.partitioner import DefaultPartitioner
 
+from destination_harness.letters import AWKWARD_HEADERS, Overdue, letter_of
 from kafka_harness.access import allow_again, deny
 from kafka_harness.broker import Broker
 from kafka_harness.clients import connected_admin
@@ -26,68 +28,17 @@ from kafka_harness.waiting import until_async
 from runner.clients.kafka import KafkaConnection, SaslSettings
 from runner.clients.secret import Secret
 from runner.destinations.kafka import KafkaDestination
-from runner.model import NO_TIMESTAMP, Condition, DeadLetter, ErrorKind, FunctionError, Headers, Partition, Record
-from runner.ports import DestinationError, Observer
+from runner.model import NO_TIMESTAMP, ErrorKind, FunctionError
+from runner.ports import Observer
 
 pytestmark = pytest.mark.kafka
 
-ERROR = FunctionError(kind=ErrorKind.ERROR, type="ValueError", text="no amount", stack="line 3")
+NOW_MS = int(time.time() * 1000)
+"""About when letters are given up: no topic forgets a record of that time, or refuses it."""
 HOUR_MS = 3_600_000
 
+a_letter = partial(letter_of, timestamp_ms=NOW_MS - 1000)
 _numbers = itertools.count(1)
-
-
-class Overdue(Observer):
-    """Counts the reports that a store is overdue."""
-
-    def __init__(self) -> None:
-        self.records: list[int] = []
-        self._changed = asyncio.Event()
-
-    def destination_overdue(self, text: str, records: int) -> None:
-        self.records.append(records)
-        self._changed.set()
-
-    async def wait_for(self, reports: int, store: asyncio.Task[Sequence[DestinationError | None]]) -> None:
-        while len(self.records) < reports:
-            self._changed.clear()
-            changed = asyncio.ensure_future(self._changed.wait())
-            await asyncio.wait({changed, store}, return_when=asyncio.FIRST_COMPLETED)
-            changed.cancel()
-            assert not store.done(), f"it ended after {len(self.records)} reports: {store.result()}"
-
-
-def letter_of(
-    key: bytes | None = b"k",
-    value: bytes | None = b"v",
-    *,
-    headers: Headers = (),
-    number: int = 0,
-    offset: int = 0,
-    age_ms: int | None = 1000,
-    error: FunctionError | None = ERROR,
-) -> DeadLetter:
-    now_ms = int(time.time() * 1000)
-    return DeadLetter(
-        record=Record(
-            partition=Partition("orders", number),
-            position=offset,
-            key=key,
-            value=value,
-            headers=headers,
-            timestamp_ms=NO_TIMESTAMP if age_ms is None else now_ms - age_ms,
-            sequence=0,
-            size=len(key or b"") + len(value or b""),
-        ),
-        mapping="orders-to-charge-card",
-        function="charge-card",
-        condition=Condition.RETRY_ATTEMPTS_EXHAUSTED,
-        attempts=3,
-        error=error,
-        given_up_at_ms=now_ms,
-        source="kafka.example:9092",
-        group="charge-card",
-    )
 
 
 def plain(kafka: Broker) -> KafkaConnection:
@@ -127,30 +78,20 @@ def foreign_headers(record: Consumed) -> list[tuple[str, bytes | None]]:
     return [(name, value) for name, value in record.headers if not name.startswith(ours)]
 
 
-HEADERS: Headers = (
-    ("a", b"1"),
-    ("a", b"2"),
-    ("binary", b"\xff\x00"),
-    ("null", None),
-    ("empty", b""),
-    ("", b"nameless"),
-)
-
-
 async def test_key_value_and_headers_are_kept_byte_for_byte(kafka: Broker) -> None:
     letters = [
-        letter_of(b"k", None, headers=HEADERS),
-        letter_of(None, b"v", headers=HEADERS),
-        letter_of(None, None, headers=HEADERS),
-        letter_of(b"", b"", headers=HEADERS),
-        letter_of(b"\xff", b"\x00\xfe", headers=HEADERS),
+        a_letter(b"k", None, headers=AWKWARD_HEADERS),
+        a_letter(None, b"v", headers=AWKWARD_HEADERS),
+        a_letter(None, None, headers=AWKWARD_HEADERS),
+        a_letter(b"", b"", headers=AWKWARD_HEADERS),
+        a_letter(b"\xff", b"\x00\xfe", headers=AWKWARD_HEADERS),
     ]
     topic = await fresh_topic(kafka)
     async with destination(plain(kafka), topic) as target:
         assert await target.store(letters) == [None] * 5
     found = await stored(kafka, topic)
     assert [(record.key, record.value) for record in found] == [(one.record.key, one.record.value) for one in letters]
-    assert [foreign_headers(record) for record in found] == [list(HEADERS)] * 5
+    assert [foreign_headers(record) for record in found] == [list(AWKWARD_HEADERS)] * 5
     assert [record.timestamp_ms for record in found] == [letter.record.timestamp_ms for letter in letters]
     assert found[0].header("stream-runner-condition") == b"RetryAttemptsExhausted"
     assert found[0].header("kafka_dlt-original-partition") == bytes(4)
@@ -158,7 +99,7 @@ async def test_key_value_and_headers_are_kept_byte_for_byte(kafka: Broker) -> No
 
 async def test_the_original_partition_is_used_when_there_is_one(kafka: Broker) -> None:
     topic = await fresh_topic(kafka, 3)
-    letters = [letter_of(number=2), letter_of(number=0), letter_of(b"key", number=7), letter_of(None, number=7)]
+    letters = [a_letter(number=2), a_letter(number=0), a_letter(b"key", number=7), a_letter(None, number=7)]
     async with destination(plain(kafka), topic) as target:
         assert await target.store(letters) == [None] * 4
     by_key = DefaultPartitioner()(b"key", [0, 1, 2], [])
@@ -173,7 +114,7 @@ async def test_the_original_partition_is_used_when_there_is_one(kafka: Broker) -
 
 async def test_many_letters_keep_their_order(kafka: Broker) -> None:
     topic = await fresh_topic(kafka)
-    letters = [letter_of(value=b"%d " % n + b"x" * 1000, offset=n) for n in range(1000)]
+    letters = [a_letter(value=b"%d " % n + b"x" * 1000, position=n) for n in range(1000)]
     async with destination(plain(kafka), topic) as target:
         results = await asyncio.gather(target.store(letters[:600]), target.store(letters[600:]))
     assert [*results[0], *results[1]] == [None] * 1000
@@ -182,12 +123,12 @@ async def test_many_letters_keep_their_order(kafka: Broker) -> None:
 
 async def test_a_partition_that_is_awaited_does_not_hold_up_the_others(kafka: Broker) -> None:
     topic, overdue = await fresh_topic(kafka, 3), Overdue()
-    letters = [letter_of(number=number, value=b"%d" % number) for number in (0, 1, 2, 0)]
+    letters = [a_letter(number=number, value=b"%d" % number) for number in (0, 1, 2, 0)]
     async with destination(plain(kafka), topic, timeout=2.0, observer=overdue) as target:
         async with target._partition_locks[0]:  # as while a write to it is under way
             store = asyncio.create_task(target.store(letters))
             await overdue.wait_for(1, store)
-            later = [letter_of(number=number, value=b"later") for number in (1, 2)]
+            later = [a_letter(number=number, value=b"later") for number in (1, 2)]
             assert await target.store(later) == [None, None]
             assert not store.done()
         assert await store == [None] * 4
@@ -220,17 +161,17 @@ async def test_over_the_limit_it_shrinks_in_three_steps(kafka: Broker, who_refus
     long_text = FunctionError(kind=ErrorKind.ERROR, type="E", text="t" * 3000, stack="s" * 3000)
     large = b"v" * 5000
     letters = [
-        letter_of(value=b"first"),
-        letter_of(value=b"long error", error=long_text),
-        letter_of(value=large, headers=(("h", b"1"),), offset=17),
-        letter_of(key=b"k" * 5000, value=large),
-        letter_of(key=b"k" * 5000, value=None),
-        letter_of(value=b"last"),
+        a_letter(value=b"first"),
+        a_letter(value=b"long error", error=long_text),
+        a_letter(value=large, headers=(("h", b"1"),), position=17),
+        a_letter(key=b"k" * 5000, value=large),
+        a_letter(key=b"k" * 5000, value=None),
+        a_letter(value=b"last"),
     ]
     async with destination(plain(kafka), topic) as target:
         if who_refuses == "broker":
             # The limit is lowered behind the back of the client, which has learnt it with its first letter.
-            assert await target.store([letter_of(number=1)]) == [None]
+            assert await target.store([a_letter(number=1)]) == [None]
             await lower_the_limit(kafka, topic, 4000)
         assert await target.store(letters) == [None] * 6
     found = [record for record in await stored(kafka, topic) if record.partition == 0]
@@ -260,21 +201,21 @@ async def test_over_the_limit_it_shrinks_in_three_steps(kafka: Broker, who_refus
 async def test_a_missing_topic_is_not_created_and_is_found_once_it_exists(kafka: Broker) -> None:
     topic = await fresh_topic(kafka)
     async with destination(plain(kafka), f"{topic}s") as target:
-        refused, again = await target.store([letter_of(), letter_of()])
+        refused, again = await target.store([a_letter(), a_letter()])
         assert f"did you mean '{topic}'?" in str(refused)
         assert str(again) == str(refused)
         assert f"{topic}s" not in await topic_names(kafka.bootstrap)
         await create_topic(kafka.bootstrap, f"{topic}s")
-        assert await target.store([letter_of()]) == [None]
+        assert await target.store([a_letter()]) == [None]
     assert len(await stored(kafka, f"{topic}s")) == 1
 
 
 async def test_a_topic_deleted_between_two_stores_is_not_created_again(kafka: Broker) -> None:
     topic, overdue = await fresh_topic(kafka), Overdue()
     async with destination(plain(kafka), topic, timeout=1.0, observer=overdue) as target:
-        assert await target.store([letter_of()]) == [None]
+        assert await target.store([a_letter()]) == [None]
         await delete_topic(kafka.bootstrap, topic)
-        store = asyncio.create_task(target.store([letter_of(value=b"second")]))
+        store = asyncio.create_task(target.store([a_letter(value=b"second")]))
         reported = asyncio.create_task(overdue.wait_for(1, store))
         await asyncio.wait({store, reported}, return_when=asyncio.FIRST_COMPLETED)
         reported.cancel()
@@ -288,10 +229,10 @@ async def test_refused_access_is_told_and_recovers(kafka: Broker) -> None:
     topic = await fresh_topic(kafka)
     await deny(kafka.bootstrap, "bob", "topic", topic, "write")
     async with destination(as_user(kafka, "bob", Secret(literal="bob-secret")), topic) as target:
-        (refused,) = await target.store([letter_of()])
+        (refused,) = await target.store([a_letter()])
         assert "access to the topic is refused" in str(refused)
         await allow_again(kafka.bootstrap, "topic", topic)
-        assert await target.store([letter_of()]) == [None]
+        assert await target.store([a_letter()]) == [None]
     assert len(await stored(kafka, topic)) == 1
 
 
@@ -300,29 +241,29 @@ async def test_a_wrong_password_is_told_and_its_correction_is_read(kafka: Broker
     password = tmp_path / "password"
     password.write_text("wrong")
     async with destination(as_user(kafka, "alice", Secret(path=password)), topic) as target:
-        (refused,) = await target.store([letter_of()])
+        (refused,) = await target.store([a_letter()])
         assert "the broker refused the login" in str(refused)
         password.write_text("alice-secret\n")
-        assert await target.store([letter_of()]) == [None]
+        assert await target.store([a_letter()]) == [None]
 
 
 async def test_one_bad_letter_does_not_fail_the_others(kafka: Broker) -> None:
     topic = await fresh_topic(kafka, cleanup_policy="compact")
     async with destination(plain(kafka), topic) as target:
-        first, bad, last = await target.store([letter_of(b"1"), letter_of(None), letter_of(b"2")])
+        first, bad, last = await target.store([a_letter(b"1"), a_letter(None), a_letter(b"2")])
         assert (first, last) == (None, None)
         assert "compacted topic" in str(bad)
-        assert await target.store([letter_of(b"3")]) == [None]
+        assert await target.store([a_letter(b"3")]) == [None]
     assert [record.key for record in await stored(kafka, topic)] == [b"1", b"2", b"3"]
 
 
 async def test_a_timestamp_that_the_topic_refuses_or_forgets_is_replaced(kafka: Broker) -> None:
     topic = await fresh_topic(kafka, retention_ms=str(10 * HOUR_MS))
     letters = [
-        letter_of(age_ms=HOUR_MS),
-        letter_of(age_ms=9 * HOUR_MS),
-        letter_of(age_ms=-48 * HOUR_MS),
-        letter_of(age_ms=None),
+        a_letter(timestamp_ms=NOW_MS - HOUR_MS),
+        a_letter(timestamp_ms=NOW_MS - 9 * HOUR_MS),
+        a_letter(timestamp_ms=NOW_MS + 48 * HOUR_MS),
+        a_letter(timestamp_ms=NO_TIMESTAMP),
     ]
     async with destination(plain(kafka), topic) as target:
         assert await target.store(letters) == [None] * 4
@@ -335,15 +276,15 @@ async def test_a_timestamp_that_the_topic_refuses_or_forgets_is_replaced(kafka: 
 async def test_a_frozen_broker_stores_it_once_and_the_wait_is_reported(kafka: Broker) -> None:
     topic, overdue = await fresh_topic(kafka), Overdue()
     async with destination(plain(kafka), topic, timeout=1.0, observer=overdue) as target:
-        assert await target.store([letter_of(value=b"before")]) == [None]
+        assert await target.store([a_letter(value=b"before")]) == [None]
         kafka.pause()
         try:
-            store = asyncio.create_task(target.store([letter_of(value=b"during"), letter_of(value=b"too")]))
+            store = asyncio.create_task(target.store([a_letter(value=b"during"), a_letter(value=b"too")]))
             await overdue.wait_for(3, store)
         finally:
             kafka.resume()
         assert await store == [None, None]
-        assert await target.store([letter_of(value=b"after")]) == [None]
+        assert await target.store([a_letter(value=b"after")]) == [None]
     assert overdue.records[:3] == [2, 2, 2]
     assert [record.value for record in await stored(kafka, topic)] == [b"before", b"during", b"too", b"after"]
 
@@ -351,25 +292,25 @@ async def test_a_frozen_broker_stores_it_once_and_the_wait_is_reported(kafka: Br
 async def test_a_killed_broker_stores_it_once_when_it_is_back(kafka: Broker) -> None:
     topic, overdue = await fresh_topic(kafka), Overdue()
     async with destination(plain(kafka), topic, timeout=1.0, observer=overdue) as target:
-        assert await target.store([letter_of(value=b"before")]) == [None]
+        assert await target.store([a_letter(value=b"before")]) == [None]
         kafka.pause()
-        store = asyncio.create_task(target.store([letter_of(value=b"during")]))
+        store = asyncio.create_task(target.store([a_letter(value=b"during")]))
         await overdue.wait_for(1, store)
         kafka.kill()
         await overdue.wait_for(3, store)
         await kafka.restart()
         assert await store == [None]
-        assert await target.store([letter_of(value=b"after")]) == [None]
+        assert await target.store([a_letter(value=b"after")]) == [None]
     assert [record.value for record in await stored(kafka, topic)] == [b"before", b"during", b"after"]
 
 
 async def test_close_is_bounded_while_a_write_is_under_way_to_a_dead_broker(kafka: Broker) -> None:
     topic, overdue = await fresh_topic(kafka), Overdue()
     async with destination(plain(kafka), topic, timeout=1.0, observer=overdue) as target:
-        assert await target.store([letter_of()]) == [None]
+        assert await target.store([a_letter()]) == [None]
         kafka.kill()
         try:
-            store = asyncio.create_task(target.store([letter_of()]))
+            store = asyncio.create_task(target.store([a_letter()]))
             await overdue.wait_for(1, store)
             started = time.monotonic()
             store.cancel()
@@ -377,7 +318,7 @@ async def test_close_is_bounded_while_a_write_is_under_way_to_a_dead_broker(kafk
                 await store
             await target.close()
             assert time.monotonic() - started < 5
-            (refused,) = await target.store([letter_of()])
+            (refused,) = await target.store([a_letter()])
             assert "is closed" in str(refused)
         finally:
             await kafka.restart()
@@ -389,11 +330,11 @@ async def test_a_cluster_that_is_away_at_first_is_told_and_found_later(kafka: Br
     try:
         async with destination(plain(kafka), topic, timeout=2.0) as target:
             started = time.monotonic()
-            results = await asyncio.gather(*(target.store([letter_of()]) for _ in range(8)))
+            results = await asyncio.gather(*(target.store([a_letter()]) for _ in range(8)))
             assert time.monotonic() - started < 8
             assert all("the connection is refused" in str(result) for (result,) in results)
             await kafka.restart()
-            assert await target.store([letter_of()]) == [None]
+            assert await target.store([a_letter()]) == [None]
     finally:
         if not kafka.running:
             await kafka.restart()

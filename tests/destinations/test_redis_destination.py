@@ -11,6 +11,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from destination_harness.letters import letter_for, letter_of
+from destination_harness.redis_letters import (
+    HEADERS,
+    content_of_letter,
+    content_of_record,
+    destination,
+    fact,
+    original_fields,
+    plain,
+    store,
+    stored,
+    values,
+)
 from kafka_harness import producing, topics
 from kafka_harness.broker import Broker
 from redis_harness import client
@@ -18,20 +31,6 @@ from redis_harness.fixtures import ON_EVERY_FLAVOUR, NewRedis, NewRedisCluster
 from redis_harness.flavour import Flavour
 from redis_harness.options import AclUser, RedisOptions
 from redis_harness.server import RedisServer
-from redis_letters.letters import (
-    HEADERS,
-    content_of_letter,
-    content_of_record,
-    destination,
-    fact,
-    letter_for,
-    letter_of,
-    original_fields,
-    plain,
-    store,
-    stored,
-    values,
-)
 from runner.clients.kafka import KafkaConnection
 from runner.clients.lines import decode_line
 from runner.clients.redis import RedisConnection

@@ -9,6 +9,8 @@ from typing import Literal
 
 import pytest
 
+from destination_harness.letters import Overdue, letter_of
+from destination_harness.redis_letters import destination, plain, store, stored, values
 from kafka_harness.waiting import until_async
 from redis_harness import client
 from redis_harness.fixtures import ON_EVERY_FLAVOUR, NewRedis, NewSentinel
@@ -17,7 +19,6 @@ from redis_harness.options import AclUser, RedisOptions
 from redis_harness.proxy import Direction, Proxy
 from redis_harness.sentinel import Sentinel
 from redis_harness.server import RedisServer
-from redis_letters.letters import Overdue, destination, letter_of, plain, store, stored, values
 from runner.clients.redis import RedisConnection
 from runner.clients.redis_url import parse_redis_url
 from runner.clients.secret import Secret
@@ -84,7 +85,7 @@ async def test_a_frozen_server_is_waited_for_and_reported(new_redis: NewRedis) -
         assert await store(target, LETTERS[:1]) == [None]
         server.pause()
         storing = asyncio.create_task(store(target, LETTERS))
-        await overdue.wait_for(3)
+        await overdue.wait_for(3, storing)
         assert not storing.done()
         server.resume()
         assert await storing == [None] * 3

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from destination_harness.redis_letters import content_of_letter, fact, stored
 from e2e_support import configuration
 from e2e_support.command_line import stream_runner
 from redis_harness import client
 from redis_harness.server import RedisServer
-from redis_letters.letters import content_of_letter, fact, stored
 
 pytestmark = pytest.mark.redis
 

@@ -1,91 +1,30 @@
-"""Letters, destinations, and what a reader makes of a dead-letter stream's entries."""
+"""Destinations of Redis, and what a reader makes of a dead-letter stream's entries."""
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 from redis.asyncio import Redis
 
+from destination_harness.letters import AWKWARD_HEADERS
 from redis_harness import client
 from runner.clients.redis import RedisConnection
 from runner.clients.redis_entries import Content, Fields, decode_fields
 from runner.clients.redis_url import parse_redis_url
 from runner.destinations.headers import CONTEXT
 from runner.destinations.redis_streams import RedisStreamsDestination
-from runner.model import Condition, DeadLetter, ErrorKind, FunctionError, Headers, Partition, Position, Record
+from runner.model import DeadLetter, Headers, Record
 from runner.ports import DestinationError, Observer
 
-ERROR = FunctionError(kind=ErrorKind.ERROR, type="ValueError", text="no amount", stack="line 3")
 HEADERS: Headers = (
-    ("a", b"1"),
-    ("a", b"2"),
-    ("binary", b"\xff\x00"),
-    ("null", None),
-    ("empty", b""),
-    ("", b"nameless"),
+    *AWKWARD_HEADERS,
     ("stream-runner-key", b"a header, no key"),
     ("stream-runner-null:x", b""),
     ("kafka_dlt-original-topic", b"of somebody else"),
 )
 _CONTEXT = {name.encode() for name in CONTEXT}
-
-
-class Overdue(Observer):
-    """Counts the reports that a store is overdue."""
-
-    def __init__(self) -> None:
-        self.records: list[int] = []
-        self._changed = asyncio.Event()
-
-    def destination_overdue(self, text: str, records: int) -> None:
-        self.records.append(records)
-        self._changed.set()
-
-    async def wait_for(self, reports: int) -> None:
-        while len(self.records) < reports:
-            self._changed.clear()
-            await self._changed.wait()
-
-
-def letter_of(
-    key: bytes | None = b"k",
-    value: bytes | None = b"v",
-    *,
-    headers: Headers = (),
-    number: int = 0,
-    position: Position = 0,
-    timestamp_ms: int = 1_700_000_000_123,
-    error: FunctionError | None = ERROR,
-) -> DeadLetter:
-    record = Record(
-        partition=Partition("orders", number),
-        position=position,
-        key=key,
-        value=value,
-        headers=headers,
-        timestamp_ms=timestamp_ms,
-        sequence=0,
-        size=len(key or b"") + len(value or b""),
-    )
-    return letter_for(record, error=error)
-
-
-def letter_for(record: Record, *, error: FunctionError | None = ERROR) -> DeadLetter:
-    return DeadLetter(
-        record=record,
-        mapping="orders-to-charge-card",
-        function="charge-card",
-        condition=Condition.RETRY_ATTEMPTS_EXHAUSTED,
-        attempts=3,
-        error=error,
-        given_up_at_ms=int(time.time() * 1000),
-        source="kafka.example:9092",
-        group="charge-card",
-    )
 
 
 def plain(address: str) -> RedisConnection:

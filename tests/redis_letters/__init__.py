@@ -1,1 +1,0 @@
-"""Dead letters for tests of the Redis destination: made, stored, and read back by the documented form alone."""
