@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
 
 import anyio
 import pytest
 from redis.asyncio import Redis
 
+from kafka_harness.naming import NewStream
 from kafka_harness.waiting import until, until_async
 from redis_harness.client import pending, raw, read_stream
 from redis_harness.fixtures import ON_EVERY_FLAVOUR
 from redis_harness.flavour import Flavour
 from redis_harness.replica import Replica, a_replica, fill, places
 from redis_harness.server import RedisServer
-from runner.model import Partition, Reason
+from runner.model import Partition, Problem, Reason
 from runner.sources.redis_shared import SharedStreamsSource
 
 pytestmark = [pytest.mark.redis, pytest.mark.timeout(60)]
@@ -24,6 +27,44 @@ COUNTING = pytest.mark.parametrize("redis_server", [Flavour.VALKEY, Flavour.REDI
 
 SOON = 3.0
 """Seconds: sooner than the next look at how far the end is."""
+
+
+@pytest.fixture
+def stream(new_stream: NewStream) -> str:
+    return new_stream()
+
+
+@pytest.fixture
+def group(new_stream: NewStream) -> str:
+    return new_stream()
+
+
+@pytest.fixture
+def new_replica(redis_server: RedisServer, stream: str, group: str) -> Callable[..., Replica]:
+    """Makes replicas of the one stream and the one group; keyword arguments are RedisStreamsSettings'."""
+    return partial(a_replica, redis_server.url, [stream], group)
+
+
+@asynccontextmanager
+async def running_at_the_end(replica: Replica, client: Redis, stream: str, count: int = 10) -> AsyncIterator[None]:
+    """``replica`` runs, and has read the ``count`` entries that were added to the stream."""
+    added = await fill(client, stream, count)
+    async with replica.running():
+        await until(lambda: places(replica) == added, what="all is read")
+        yield
+
+
+async def until_stopped(replica: Replica) -> Problem:
+    """Wait until something is wrong with the stream; returns what."""
+    await until(lambda: bool(replica.problems) and replica.problems[-1] is not None, what="it says so")
+    problem = replica.problems[-1]
+    assert problem is not None
+    return problem
+
+
+def sum_of_losses(*replicas: Replica) -> int:
+    """Of how many entries they were told that they are lost."""
+    return sum([records or 0 for replica in replicas for records in counted(replica)])
 
 
 async def lose(client: Redis, stream: str, lost: int, kept: int) -> list[tuple[str, str]]:
@@ -61,22 +102,21 @@ async def lose_while_it_is_read(client: Redis, stream: str, replica: Replica) ->
 
 @COUNTING
 async def test_every_loss_is_counted_once_whoever_reads_on(
-    redis_server: RedisServer, client: Redis, new_stream: Callable[[], str]
+    client: Redis, stream: str, group: str, new_replica: Callable[..., Replica]
 ) -> None:
-    stream, group = new_stream(), new_stream()
     added = await fill(client, stream, 10)
-    first = a_replica(redis_server.url, [stream], group, continue_after_loss=True)
+    first = new_replica(continue_after_loss=True)
     async with first.running():
         await until(lambda: places(first) == added, what="all is read")
         await lose_while_it_is_read(client, stream, first)
     assert counted(first) == [5, 9, 2, 2, 6]
     kept = await lose(client, stream, 4, 5)
-    second = a_replica(redis_server.url, [stream], group, continue_after_loss=True)
+    second = new_replica(continue_after_loss=True)
     async with second.running():
         await until(lambda: places(second) == kept, what="what is there is read", timeout=SOON)
         await lose_while_it_is_read(client, stream, second)
     assert counted(second) == [4, 5, 9, 2, 2, 6]
-    third = a_replica(redis_server.url, [stream], group, continue_after_loss=True)
+    third = new_replica(continue_after_loss=True)
     async with third.running():
         added = await fill(client, stream, 1)
         await until(lambda: places(third) == added, what="it is read on", timeout=SOON)
@@ -87,13 +127,10 @@ async def test_every_loss_is_counted_once_whoever_reads_on(
 
 @COUNTING
 async def test_losses_are_counted_though_the_group_is_made_anew(
-    redis_server: RedisServer, client: Redis, new_stream: Callable[[], str]
+    client: Redis, stream: str, group: str, new_replica: Callable[..., Replica]
 ) -> None:
-    stream, group = new_stream(), new_stream()
-    replica = a_replica(redis_server.url, [stream], group, continue_after_loss=True)
-    await fill(client, stream, 10)
-    async with replica.running():
-        await until(lambda: len(replica.seen) == 10, what="all is read")
+    replica = new_replica(continue_after_loss=True)
+    async with running_at_the_end(replica, client, stream):
         kept = await lose(client, stream, 7, 3)
         await until(lambda: places(replica)[10:] == kept, what="it is read on")
         await until_async(lambda: is_acknowledged(client, stream, group), what="it is acknowledged")
@@ -113,10 +150,9 @@ async def test_losses_are_counted_though_the_group_is_made_anew(
 
 @COUNTING
 async def test_a_stream_that_is_trimmed_all_the_time_is_read_and_every_entry_is_read_or_counted(
-    redis_server: RedisServer, client: Redis, new_stream: Callable[[], str]
+    client: Redis, stream: str, new_replica: Callable[..., Replica]
 ) -> None:
-    stream, group = new_stream(), new_stream()
-    replica = a_replica(redis_server.url, [stream], group, continue_after_loss=True)
+    replica = new_replica(continue_after_loss=True)
     await fill(client, stream, 1)
     rounds, size = 300, 20
     async with replica.running():
@@ -127,19 +163,16 @@ async def test_a_stream_that_is_trimmed_all_the_time_is_read_and_every_entry_is_
         last = (stream, entries[-1][0].decode())
         await until(lambda: places(replica)[-1] == last, what="the last one is read", timeout=SOON)
     missing = 1 + rounds * size - len(replica.seen)
-    assert missing == sum([records or 0 for records in counted(replica)])
+    assert missing == sum_of_losses(replica)
     assert len(replica.seen) > 5
 
 
 @COUNTING
 async def test_what_goes_while_nothing_is_read_is_told_before_anything_behind_it_comes(
-    redis_server: RedisServer, client: Redis, new_stream: Callable[[], str]
+    client: Redis, stream: str, new_replica: Callable[..., Replica]
 ) -> None:
-    stream, group = new_stream(), new_stream()
-    replica = a_replica(redis_server.url, [stream], group, continue_after_loss=True)
-    await fill(client, stream, 10)
-    async with replica.running():
-        await until(lambda: len(replica.seen) == 10, what="all is read")
+    replica = new_replica(continue_after_loss=True)
+    async with running_at_the_end(replica, client, stream):
         replica.source.pause(Partition(stream, 0))
         await fill(client, stream, 8)
         await raw(client, "XTRIM", stream, "MAXLEN", 0)
@@ -152,17 +185,12 @@ async def test_what_goes_while_nothing_is_read_is_told_before_anything_behind_it
 
 @COUNTING
 async def test_it_stops_at_a_loss_says_so_and_goes_on_by_itself_when_the_group_is_set(
-    redis_server: RedisServer, client: Redis, new_stream: Callable[[], str]
+    client: Redis, stream: str, group: str, new_replica: Callable[..., Replica]
 ) -> None:
-    stream, group = new_stream(), new_stream()
-    replica = a_replica(redis_server.url, [stream], group)
-    await fill(client, stream, 10)
-    async with replica.running():
-        await until(lambda: len(replica.seen) == 10, what="all is read")
+    replica = new_replica()
+    async with running_at_the_end(replica, client, stream):
         kept = await lose(client, stream, 6, 4)
-        await until(lambda: bool(replica.problems) and replica.problems[-1] is not None, what="it says so")
-        problem = replica.problems[-1]
-        assert problem is not None
+        problem = await until_stopped(replica)
         assert problem.reason is Reason.DATA_LOSS
         assert "6 entries" in problem.text
         before = await commands(client)
@@ -178,36 +206,30 @@ async def test_it_stops_at_a_loss_says_so_and_goes_on_by_itself_when_the_group_i
 
 
 async def test_it_stops_at_a_loss_while_it_is_paused(
-    redis_server: RedisServer, client: Redis, new_stream: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+    client: Redis, stream: str, new_replica: Callable[..., Replica], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("runner.sources.redis_source._LAG_INTERVAL", 0.2)
-    stream, group = new_stream(), new_stream()
-    replica = a_replica(redis_server.url, [stream], group)
-    await fill(client, stream, 10)
-    async with replica.running():
-        await until(lambda: len(replica.seen) == 10, what="all is read")
+    replica = new_replica()
+    async with running_at_the_end(replica, client, stream):
         replica.source.pause(Partition(stream, 0))
         await lose(client, stream, 6, 4)
-        await until(lambda: bool(replica.problems) and replica.problems[-1] is not None, what="it says so")
+        await until_stopped(replica)
         assert replica.lost_streams == [stream]
         assert len(replica.seen) == 10
 
 
 async def test_it_counts_a_loss_once_while_it_is_paused(
-    redis_server: RedisServer, client: Redis, new_stream: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+    client: Redis, stream: str, new_replica: Callable[..., Replica], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("runner.sources.redis_source._LAG_INTERVAL", 0.2)
-    stream, group = new_stream(), new_stream()
-    replica = a_replica(redis_server.url, [stream], group, continue_after_loss=True)
-    await fill(client, stream, 10)
-    async with replica.running():
-        await until(lambda: len(replica.seen) == 10, what="all is read")
+    replica = new_replica(continue_after_loss=True)
+    async with running_at_the_end(replica, client, stream):
         replica.source.pause(Partition(stream, 0))
         await lose(client, stream, 6, 4)
         await until(lambda: counted(replica) == [6], what="it is told")
         await lose(client, stream, 2, 4)
         await until(lambda: counted(replica) == [6, 6], what="it is told, with the four that were there")
-    again = a_replica(redis_server.url, [stream], group, continue_after_loss=True)
+    again = new_replica(continue_after_loss=True)
     async with again.running():
         await until(lambda: len(again.seen) == 4, what="it is read on")
     assert again.losses == []
@@ -215,17 +237,16 @@ async def test_it_counts_a_loss_once_while_it_is_paused(
 
 @ON_EVERY_FLAVOUR
 async def test_pending_entries_that_are_gone_are_told_and_acknowledged(
-    redis_server: RedisServer, client: Redis, new_stream: Callable[[], str]
+    client: Redis, stream: str, group: str, new_replica: Callable[..., Replica]
 ) -> None:
-    stream, group = new_stream(), new_stream()
-    first = a_replica(redis_server.url, [stream], group)
+    first = new_replica()
     first.settles = False
     added = await fill(client, stream, 10)
     async with first.running():
         await until(lambda: places(first) == added, what="they are read")
     await raw(client, "XTRIM", stream, "MAXLEN", 4)
     await raw(client, "XDEL", stream, added[8][1])
-    second = a_replica(redis_server.url, [stream], group)
+    second = new_replica()
     async with second.running():
         await until(lambda: len(second.seen) == 3, what="the others come again")
         await until_async(lambda: is_acknowledged(client, stream, group), what="all is acknowledged")
@@ -235,38 +256,35 @@ async def test_pending_entries_that_are_gone_are_told_and_acknowledged(
         await anyio.sleep(1.0)
         assert await commands(client) - before < 200, "nothing goes in circles"
     assert places(second)[:3] == [added[6], added[7], added[9]]
-    assert sum([each or 0 for each in counted(second)]) == 7
+    assert sum_of_losses(second) == 7
     assert second.problems == []
 
 
 @ON_EVERY_FLAVOUR
 async def test_entries_of_other_consumers_that_are_gone_are_told_and_acknowledged(
-    redis_server: RedisServer, client: Redis, new_stream: Callable[[], str]
+    client: Redis, stream: str, group: str, new_replica: Callable[..., Replica]
 ) -> None:
-    stream, group = new_stream(), new_stream()
     added = await fill(client, stream, 1_200)
     await raw(client, "XGROUP", "CREATE", stream, group, "0")
     for consumer in ("one", "other"):
         await raw(client, "XREADGROUP", "GROUP", group, consumer, "COUNT", 600, "STREAMS", stream, ">")
     await raw(client, "XTRIM", stream, "MAXLEN", 500)
     await raw(client, "XDEL", stream, added[900][1])
-    replica = a_replica(redis_server.url, [stream], group)
+    replica = new_replica()
     async with replica.running():
         await until(lambda: len(replica.seen) == 499, what="what is there is read")
         await until_async(lambda: is_acknowledged(client, stream, group), what="all is acknowledged")
     assert places(replica) == [*added[700:900], *added[901:]]
-    assert sum([each or 0 for each in counted(replica)]) == 701
+    assert sum_of_losses(replica) == 701
     assert replica.problems == []
 
 
 @COUNTING
 async def test_of_those_who_share_a_stream_one_tells_of_a_loss(
-    redis_server: RedisServer, client: Redis, new_stream: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+    client: Redis, stream: str, new_replica: Callable[..., Replica], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("runner.sources.redis_source._LAG_INTERVAL", 0.05)
-    stream, group = new_stream(), new_stream()
-    settings = {"continue_after_loss": True}
-    one, two = [a_replica(redis_server.url, [stream], group, SharedStreamsSource, **settings) for _ in range(2)]
+    one, two = [new_replica(kind=SharedStreamsSource, continue_after_loss=True) for _ in range(2)]
     added = await fill(client, stream, 10)
     async with one.running(), two.running():
         await until(lambda: len(one.seen + two.seen) == 10, what="all is read")
@@ -274,4 +292,4 @@ async def test_of_those_who_share_a_stream_one_tells_of_a_loss(
             added += await lose(client, stream, lost, 3)
             await until(lambda: len(one.seen + two.seen) == len(added), what="it is read on")  # noqa: B023 - awaited here
     assert sorted(places(one) + places(two)) == sorted(added)
-    assert sum([each or 0 for each in counted(one) + counted(two)]) == 16
+    assert sum_of_losses(one, two) == 16
