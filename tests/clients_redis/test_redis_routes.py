@@ -42,10 +42,6 @@ async def connected(url: str, *, password: str | None = None) -> AsyncIterator[R
         await client.close()
 
 
-def url_of(cluster: RedisCluster) -> str:
-    return "redis+cluster://" + ",".join([node.address for node in cluster.nodes])
-
-
 def sentinel_url(sentinel: Sentinel, service: str = Sentinel.service) -> str:
     return f"redis+sentinel://{','.join([f'{host}:{port}' for host, port in sentinel.addresses])}/{service}"
 
@@ -67,7 +63,7 @@ async def test_a_slot_that_moves_is_followed_step_by_step(new_redis_cluster: New
     slot = await cluster.slot_of("moving")
     source = await cluster.owner_of(slot)
     target = next(node for node in cluster.nodes if node is not source)
-    async with connected(url_of(cluster)) as client:
+    async with connected(cluster.cluster_url) as client:
 
         async def count_all(expected: int) -> None:
             for key in keys:
@@ -93,7 +89,7 @@ async def test_a_slot_that_moves_is_followed_step_by_step(new_redis_cluster: New
 async def test_a_cluster_that_lost_a_node_is_reported_and_used_again(new_redis_cluster: NewRedisCluster) -> None:
     cluster = await new_redis_cluster(options=RedisOptions(overrides={"cluster-require-full-coverage": "yes"}))
     gone = await cluster.owner_of(await cluster.slot_of("a"))
-    async with connected(url_of(cluster)) as client:
+    async with connected(cluster.cluster_url) as client:
         await client.execute("SET", "a", 1, key=b"a", timeout=5)
         others = [b"key%d" % number for number in range(30)]
         left = [key for key in others if await cluster.owner_of(await cluster.slot_of(key)) is not gone].pop()
@@ -118,7 +114,7 @@ async def test_a_cluster_that_lost_a_node_is_reported_and_used_again(new_redis_c
 async def test_a_frozen_node_does_not_keep_the_others_from_being_used(new_redis_cluster: NewRedisCluster) -> None:
     cluster = await new_redis_cluster()
     frozen = cluster.nodes[0]
-    async with connected(url_of(cluster)) as client:
+    async with connected(cluster.cluster_url) as client:
         keys = [b"key%d" % number for number in range(30)]
         at_frozen = [key for key in keys if await cluster.owner_of(await cluster.slot_of(key)) is frozen].pop()
         elsewhere = await _key_of_another(cluster)
@@ -144,7 +140,7 @@ async def test_a_slot_that_a_frozen_node_has_lost_is_found_elsewhere(
     slot = await cluster.slot_of("a")
     frozen = await cluster.owner_of(slot)
     others = [node for node in cluster.nodes if node is not frozen]
-    async with connected(url_of(cluster)) as client:
+    async with connected(cluster.cluster_url) as client:
         if is_connected:
             await client.execute("GET", "a", key=b"a", timeout=5)
         else:

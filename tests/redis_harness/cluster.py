@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import socket
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -51,6 +52,11 @@ class RedisCluster:
         """The URL of the first node."""
         return self.nodes[0].url
 
+    @property
+    def cluster_url(self) -> str:
+        """All nodes in one URL, as a mapping names a cluster."""
+        return "redis+cluster://" + ",".join([node.address for node in self.nodes])
+
     async def start(self) -> None:
         """Start the nodes and join them; returns when each of them serves every slot: some three seconds."""
         for node in self.nodes:
@@ -87,6 +93,15 @@ class RedisCluster:
                 if first <= slot <= last:
                     return next(node for node in self.nodes if node.port == port)
         raise LookupError(f"slot {slot} is served by nobody")
+
+    async def names_at(self, node: RedisServer, name: Callable[[], str], count: int) -> list[str]:
+        """``count`` of the names that ``name`` gives, of keys that ``node`` serves."""
+        names: list[str] = []
+        while len(names) < count:
+            candidate = name()
+            if await self.owner_of(await self.slot_of(candidate)) is node:
+                names.append(candidate)
+        return names
 
     async def slot_move(self, slot: int, to: RedisServer) -> SlotMove:
         """A move in single steps, for tests that look at its middle. Raises ValueError when ``to`` owns the slot."""

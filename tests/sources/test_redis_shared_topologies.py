@@ -16,7 +16,6 @@ from redis_harness.cluster import RedisCluster as Nodes
 from redis_harness.fixtures import NewRedisCluster, NewSentinel
 from redis_harness.flavour import Flavour
 from redis_harness.replica import LEASE, Replica, a_replica, fill, places
-from redis_harness.server import RedisServer
 from runner.sources.redis_shared import SharedStreamsSource
 
 pytestmark = [
@@ -31,20 +30,6 @@ RECOVERY = 10.0
 
 Place = tuple[str, str]
 a_sharer = partial(a_replica, kind=SharedStreamsSource)
-
-
-def url_of(cluster: Nodes) -> str:
-    return "redis+cluster://" + ",".join([node.address for node in cluster.nodes])
-
-
-async def names_at(cluster: Nodes, node: RedisServer, name: Callable[[], str], count: int) -> list[str]:
-    """Names of streams that ``node`` serves."""
-    names: list[str] = []
-    while len(names) < count:
-        candidate = name()
-        if await cluster.owner_of(await cluster.slot_of(candidate)) is node:
-            names.append(candidate)
-    return names
 
 
 def read(streams: Collection[str], *replicas: Replica) -> Counter[Place]:
@@ -73,9 +58,9 @@ async def test_a_slot_that_moves_under_load_and_a_node_that_freezes(
     flavour: Flavour, new_redis_cluster: NewRedisCluster, new_stream: Callable[[], str]
 ) -> None:
     cluster = await new_redis_cluster(flavour, node_timeout_ms=60_000)  # nobody but us notices a silent node
-    by_node = [await names_at(cluster, node, new_stream, 2) for node in cluster.nodes]
+    by_node = [await cluster.names_at(node, new_stream, 2) for node in cluster.nodes]
     streams, group = [stream for names in by_node for stream in names], new_stream()
-    one, two = [a_sharer(url_of(cluster), streams, group, command_timeout=3.0) for _ in range(2)]
+    one, two = [a_sharer(cluster.cluster_url, streams, group, command_timeout=3.0) for _ in range(2)]
     async with connect_cluster(cluster.nodes[2].url) as client, one.running(), two.running():
         added = await fill_all(client, streams, 5)
         await until(lambda: one.owned == two.owned == set(streams), what="both read all streams", timeout=RECOVERY)

@@ -26,26 +26,12 @@ from runner.sources.redis_streams import _registry
 pytestmark = [pytest.mark.redis, pytest.mark.timeout(120)]
 
 
-def url_of(cluster: Nodes) -> str:
-    return "redis+cluster://" + ",".join([node.address for node in cluster.nodes])
-
-
-async def names_at(cluster: Nodes, node: RedisServer, name: Callable[[], str], count: int) -> list[str]:
-    """Names of keys that ``node`` serves."""
-    names: list[str] = []
-    while len(names) < count:
-        candidate = name()
-        if await cluster.owner_of(await cluster.slot_of(candidate)) is node:
-            names.append(candidate)
-    return names
-
-
 async def group_whose_registry_is_at(
     cluster: Nodes, node: RedisServer, streams: list[str], name: Callable[[], str]
 ) -> str:
     while True:
         group = name()
-        settings = a_replica(url_of(cluster), streams, group).source._settings
+        settings = a_replica(cluster.cluster_url, streams, group).source._settings
         if await cluster.owner_of(await cluster.slot_of(_registry(settings))) is node:
             return group
 
@@ -53,10 +39,10 @@ async def group_whose_registry_is_at(
 async def test_the_others_streams_go_on(new_redis_cluster: NewRedisCluster, new_stream: Callable[[], str]) -> None:
     cluster = await new_redis_cluster(node_timeout_ms=60_000)  # nobody but us notices
     silent, other = cluster.nodes[:2]
-    gone = await names_at(cluster, silent, new_stream, 3)
-    there = await names_at(cluster, other, new_stream, 3)
+    gone = await cluster.names_at(silent, new_stream, 3)
+    there = await cluster.names_at(other, new_stream, 3)
     group = await group_whose_registry_is_at(cluster, silent, gone + there, new_stream)
-    one, two = [a_replica(url_of(cluster), gone + there, group, command_timeout=3.0) for _ in range(2)]
+    one, two = [a_replica(cluster.cluster_url, gone + there, group, command_timeout=3.0) for _ in range(2)]
     async with connect_cluster(cluster.nodes[2].url) as client:
         for stream in gone + there:
             await fill(client, stream, 5)
@@ -95,8 +81,8 @@ async def test_commands_for_a_silent_node_hold_up_no_others(new_redis_cluster: N
     cluster = await new_redis_cluster(node_timeout_ms=60_000)
     silent, other = cluster.nodes[:2]
     numbers = iter(range(1_000))
-    gone, there = [(await names_at(cluster, each, lambda: f"k{next(numbers)}", 1))[0] for each in (silent, other)]
-    client = RedisClient(RedisConnection(url=parse_redis_url(url_of(cluster)), client_name="test"), connections=2)
+    gone, there = [(await cluster.names_at(each, lambda: f"k{next(numbers)}", 1))[0] for each in (silent, other)]
+    client = RedisClient(RedisConnection(url=parse_redis_url(cluster.cluster_url), client_name="test"), connections=2)
     await client.execute("PING", key=gone.encode(), timeout=5)
     silent.pause()
     try:
@@ -153,9 +139,9 @@ async def test_each_node_of_a_cluster_is_asked(
     evicting, other = cluster.nodes[:2]
     async with connect(evicting.url) as client:
         await raw(client, "CONFIG", "SET", "maxmemory-policy", "volatile-ttl")
-    first = await names_at(cluster, evicting, new_stream, 2)
-    streams = first + await names_at(cluster, other, new_stream, 2)
-    replica = a_replica(url_of(cluster), streams, new_stream())
+    first = await cluster.names_at(evicting, new_stream, 2)
+    streams = first + await cluster.names_at(other, new_stream, 2)
+    replica = a_replica(cluster.cluster_url, streams, new_stream())
     async with replica.running():
         await until(lambda: replica.warnings, what="it is told")
     (text,) = replica.warnings
