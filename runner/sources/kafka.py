@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,7 @@ from runner.sources.kafka_evictions import Evictions
 from runner.sources.kafka_partition import AssignedPartition
 from runner.sources.kafka_reader import Reader
 from runner.sources.kafka_start import resolve_starts
+from runner.sources.side_by_side import spawn
 from runner.sources.starting import StartingPosition
 
 _MARGIN = 10.0  # seconds that each time limit leaves the one inside it
@@ -149,7 +150,7 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
                 [TopicPartition(topic, number) for topic, size in sizes.items() for number in range(size)]
             )
         consumer.subscribe(topics=list(settings.topics), listener=self)
-        self._watching = self._spawn(watch_ends(consumer, self._assigned, self._now))
+        self._watching = spawn(watch_ends(consumer, self._assigned, self._now), self._fail)
 
     def _consumer_options(self) -> dict[str, Any]:
         settings = self._settings
@@ -195,23 +196,15 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
     async def _diagnose(self, error: BaseException) -> Problem:
         return await diagnose(error, self._settings.connection, None, _PROBE_TIMEOUT)
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """A task whose unexpected end is the end of the source."""
-
-        def note_failure(task: asyncio.Task[None]) -> None:
-            if not task.cancelled() and (error := task.exception()) is not None:
-                self._failure = Problem(Reason.INTERNAL_ERROR, f"a task of the source failed: {error!r}")
-
-        task = asyncio.get_running_loop().create_task(work)
-        task.add_done_callback(note_failure)
-        return task
+    def _fail(self, problem: Problem) -> None:
+        self._failure = problem
 
     # --- assignments (aiokafka's callbacks)
 
     async def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:
         assert self._consumer is not None
         self._consumer.pause(*assigned)
-        self._starting = self._spawn(self._start(frozenset(assigned)))
+        self._starting = spawn(self._start(frozenset(assigned)), self._fail)
 
     async def on_partitions_revoked(self, revoked: Collection[TopicPartition]) -> None:
         if self._starting is not None:

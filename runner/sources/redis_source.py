@@ -22,6 +22,7 @@ from runner.ports import CheckpointFailed, CheckpointFenced, SourceError, Source
 from runner.sources.redis_holding import Holding, Memory, StartPolicy, absent
 from runner.sources.redis_reader import BEGINNING, StreamPlace
 from runner.sources.redis_servers import eviction_warnings
+from runner.sources.side_by_side import spawn
 from runner.sources.starting import StartingPosition
 
 FETCH_WAIT: Final = 1.0
@@ -168,19 +169,15 @@ class RedisSource(ABC):
         assert isinstance(last[0], bytes)
         return last[0].decode()
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """A task whose unexpected end is the end of the source."""
-
-        def note_end(task: asyncio.Task[None]) -> None:
-            self._tasks.discard(task)
-            if not task.cancelled() and (error := task.exception()) is not None:
-                self._failure = Problem(Reason.INTERNAL_ERROR, f"a task of the source failed: {error!r}")
-                self._arrived.set()
-
-        task = asyncio.get_running_loop().create_task(work)
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Begin what ends with the source, and the source with it when it fails."""
+        task = spawn(work, self._fail)
         self._tasks.add(task)
-        task.add_done_callback(note_end)
-        return task
+        task.add_done_callback(self._tasks.discard)
+
+    def _fail(self, problem: Problem) -> None:
+        self._failure = problem
+        self._wake()
 
     async def _warn(self) -> None:
         assert self._listener is not None

@@ -1,16 +1,18 @@
-"""Works that run side by side.
+"""Works that run side by side, and those that run beside all else that their source does.
 
-Not by ``asyncio.gather``: cut off while the last of its works has ended and another has not, it ends in a cancellation
-that does not name the scope which asked for it, and takes more than that scope with it.
+The former not by ``asyncio.gather``: cut off while the last of its works has ended and another has not, it ends in a
+cancellation that does not name the scope which asked for it, and takes more than that scope with it.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 import anyio
+
+from runner.model import Problem, Reason
 
 
 async def first_to_end(*works: Coroutine[Any, Any, None]) -> None:
@@ -41,3 +43,16 @@ async def all_to_end(works: Iterable[Coroutine[Any, Any, None]], *, expected: tu
     async with anyio.create_task_group() as group:
         for work in works:
             group.start_soon(run, work)
+
+
+def spawn(work: Coroutine[Any, Any, None], failed: Callable[[Problem], None]) -> asyncio.Task[None]:
+    """Begin ``work`` in a task of its own, which nobody awaits: when it raises, ``failed`` is told what ends its source
+    by that."""
+
+    def note_end(task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            failed(Problem(Reason.INTERNAL_ERROR, f"a task of the source failed: {error!r}"))
+
+    task = asyncio.get_running_loop().create_task(work)
+    task.add_done_callback(note_end)
+    return task
