@@ -87,6 +87,7 @@ class Assembly:
                     ),
                     observer=self._telemetry.observer(name, mapping.function),
                     enabled=mapping.enabled,
+                    until_caught_up=self._until_caught_up,
                 ),
             )
 

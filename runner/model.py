@@ -311,6 +311,23 @@ class Reason(enum.StrEnum):
     DESTINATION_UNAVAILABLE = "DESTINATION_UNAVAILABLE"
     INTERNAL_ERROR = "INTERNAL_ERROR"
 
+    @property
+    def stays(self) -> bool:
+        """Whether what it is said of goes on until somebody changes something; else waiting may be enough."""
+        return self in _STAYING
+
+
+_STAYING: Final = frozenset(
+    {
+        Reason.ESM_CONFIG_NOT_VALID,
+        Reason.EVENT_SOURCE_AUTHN_ERROR,
+        Reason.EVENT_SOURCE_AUTHZ_ERROR,
+        Reason.FUNCTION_CONFIG_NOT_VALID,
+        Reason.EVENT_SOURCE_NOT_FOUND,
+        Reason.EVENT_SOURCE_PROTOCOL_ERROR,
+    }
+)
+
 
 class Problem(msgspec.Struct, frozen=True):
     """Why a mapping, or one partition of it, does not go on: a code, what happened, and what to do."""

@@ -343,3 +343,7 @@ class Observer:
         """A defect ended the mapping; it is started again."""
 
     def state_changed(self, state: MappingState, problem: Problem | None) -> None: ...
+
+    def end_not_in_sight(self, problem: Problem, is_tried_again: bool) -> None:
+        """A mapping that is to run until it has caught up could not begin. ``is_tried_again``: the problem may pass by
+        itself; otherwise the mapping ends without having begun."""

@@ -98,6 +98,7 @@ class Service:
                     group.start_soon(self._progress.run, self.snapshots, self._settled_total)
                 if not self._until_caught_up or any(each.enabled for each in self._config.mappings.values()):
                     await self._supervisor.run()
+                    self._note_problems()
                 group.cancel_scope.cancel()
         finally:
             if admin is not None:
@@ -124,6 +125,13 @@ class Service:
         self._is_complete = is_complete
         self._unsettled = [line for each in self.snapshots() if (line := _unsettled(each))]
         self._supervisor.stop()
+
+    def _note_problems(self) -> None:
+        """Those with which mappings ended by themselves."""
+        if self._until_caught_up and self._is_complete:
+            ended = [each for each in self.snapshots() if each.problem is not None]
+            self._unsettled = [_unsettled(each) for each in ended]
+            self._is_complete = not ended
 
     async def _end_at_deadline(self, deadline: float) -> None:
         await anyio.sleep(deadline)

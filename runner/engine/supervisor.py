@@ -23,7 +23,8 @@ class Desired:
     """One mapping as the configuration wants it.
 
     Two are the same mapping, left alone by a reload, when their ``fingerprint`` is equal. ``build`` makes a new
-    Mapping for each start; it connects to nothing.
+    Mapping for each start; it connects to nothing. ``until_caught_up``: the mapping ends by itself, also when it cannot
+    begin for a reason that stays.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Desired:
     build: Callable[[], Mapping]
     observer: Observer
     enabled: bool = True
+    until_caught_up: bool = False
 
 
 class Slot:
@@ -43,6 +45,7 @@ class Slot:
         self.mapping: Mapping | None = None
         self.problem: Problem | None = None
         self.is_ready = False  # it has joined once, or is in a problem that somebody must look at
+        self.has_begun = False  # the life that runs now, or ran last, has joined
         self.is_finished = False
         self.changed = anyio.Event()
         self.after: list[anyio.Event] = []  # what must have left before the next life joins
@@ -182,6 +185,11 @@ class Supervisor:
             failures = 1 if self._clock.now() - started > _HEALTHY_AFTER else failures + 1
             slot.is_ready = True
             desired.observer.state_changed(MappingState.PROBLEM, slot.problem)
+            if desired.until_caught_up and not slot.has_begun:
+                is_tried_again = not slot.problem.reason.stays
+                desired.observer.end_not_in_sight(slot.problem, is_tried_again)
+                if not is_tried_again and slot.desired is desired:
+                    break
             with anyio.move_on_after(self._backoff.backoff(failures, 0.5 + self._jitter() / 2)):
                 await slot.changed.wait()
         slot.is_finished = True
@@ -209,7 +217,8 @@ class Supervisor:
                 "the mapping is started again; its records since the last checkpoint come again",
             )
         finally:
-            slot.is_ready |= mapping is not None and mapping.has_joined
+            slot.has_begun = mapping is not None and mapping.has_joined
+            slot.is_ready |= slot.has_begun
             slot.mapping = None
             slot.left.set()
         desired.observer.state_changed(MappingState.DISABLED, None)

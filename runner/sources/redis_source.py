@@ -14,7 +14,7 @@ import anyio
 
 from runner.clients.redis import RedisClient, RedisConnection
 from runner.clients.redis_entries import FieldNames
-from runner.clients.redis_errors import FailureKind, RedisFailure, problem_of
+from runner.clients.redis_errors import RedisFailure, problem_of
 from runner.clients.redis_slots import companion_key
 from runner.core.lease import LeaseTimes
 from runner.model import Backlog, Fetched, Partition, Position, Problem, Reason, Record
@@ -105,19 +105,17 @@ class RedisSource(ABC):
     # --- opening
 
     async def open(self, listener: SourceListener) -> None:
-        """Raises SourceError: the server cannot be reached, the login is refused."""
+        """Raises SourceError: the server cannot be reached, the login is refused; with ``stop_at_end`` also what keeps the
+        end of a stream from being known."""
         self._listener = listener
         settings = self._settings
         places = [self._place(stream) for stream in settings.streams]
         try:
             await self._reach_some()
-            for place in places if settings.stop_at_end else ():
-                end = await self._end_of(place)
-                if end is None:
-                    raise SourceError(absent(place.partition, self.description))
-                self._ends[place.partition] = end
         except RedisFailure as failure:
             raise SourceError(problem_of(failure, self.description)) from failure
+        for place in places if settings.stop_at_end else ():
+            self._ends[place.partition] = await self._end_of(place)
         self._start(places)
         self._spawn(self._watch_lag())
         self._spawn(self._warn())
@@ -149,17 +147,23 @@ class RedisSource(ABC):
         lease_key = companion_key(name, b":stream-runner:" + group)
         return StreamPlace(Partition(stream, 0), name, lease_key, group, self._consumer)
 
-    async def _end_of(self, place: StreamPlace) -> str | None:
-        """The last id of a stream now, BEGINNING of an empty one, None without a stream. Raises RedisFailure."""
-        timeout = self._settings.command_timeout
+    async def _end_of(self, place: StreamPlace) -> str:
+        """The last id of a stream now, BEGINNING of an empty one. Raises SourceError: there is no such stream."""
         try:
-            reply = await self._client.execute(
-                "XREVRANGE", place.stream, "+", "-", "COUNT", 1, key=place.stream, timeout=timeout
-            )
+            end = await self._last_id_of(place)
         except RedisFailure as failure:
-            if failure.kind is not FailureKind.WRONG_TYPE:
-                raise
-            return BEGINNING  # its own problem, told when it is to be read
+            where = f"stream {place.partition.topic!r} on {self.description}"
+            raise SourceError(problem_of(failure, where)) from failure
+        if end is None:
+            raise SourceError(absent(place.partition, self.description))
+        return end
+
+    async def _last_id_of(self, place: StreamPlace) -> str | None:
+        """As ``_end_of``; None without a stream. Raises RedisFailure."""
+        timeout = self._settings.command_timeout
+        reply = await self._client.execute(
+            "XREVRANGE", place.stream, "+", "-", "COUNT", 1, key=place.stream, timeout=timeout
+        )
         assert isinstance(reply, list)
         if not reply:
             kind = await self._client.execute("TYPE", place.stream, key=place.stream, timeout=timeout)

@@ -209,6 +209,15 @@ class MappingObserver(Observer):
         else:
             self._log.error(f"mapping is now {state}", **_reason(problem))
 
+    def end_not_in_sight(self, problem: Problem, is_tried_again: bool) -> None:
+        if is_tried_again:
+            self._log.warning(
+                "cannot begin yet: tried again until it can, or until the deadline where there is one",
+                reason=problem.reason,
+            )
+        else:
+            self._log.error("cannot begin, and waiting would not help: ended without it", **_reason(problem))
+
 
 def _place(partition: Partition) -> dict[str, object]:
     return {"topic": partition.topic, "partition": partition.number}

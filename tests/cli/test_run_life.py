@@ -115,6 +115,22 @@ async def test_the_deadline_exits_4_and_names_what_is_unsettled(
     assert f"did you mean {orders}?" in told["misspelt"]
 
 
+async def test_a_mapping_that_can_never_begin_does_not_keep_a_run_to_the_end_and_makes_it_exit_4(
+    orders: Path, function: FunctionProcess, new_runner: NewRunner
+) -> None:
+    await function.start()
+    config = one_by_one(orders, function)
+    config["mappings"]["misspelt"] = configuration.from_files(orders.parent / "order", "f")
+    runner = new_runner(config, arguments=["--until-caught-up"])
+    runner.launch()
+    assert await runner.stopped() == 4
+    first, title, *lines = runner.process.stdout.read_text().splitlines()
+    assert first.startswith(f"{RECORDS} delivered, 0 retried, 0 dead-lettered in ")
+    assert title == "not done:"
+    (told,) = lines
+    assert told.startswith("  misspelt: EVENT_SOURCE_NOT_FOUND: ")
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 async def test_a_signal_drains_and_exits_0(
     orders: Path, function: FunctionProcess, new_runner: NewRunner, number: signal.Signals

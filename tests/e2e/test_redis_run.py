@@ -189,6 +189,43 @@ async def test_a_misspelt_stream_is_a_problem_until_it_is_there(
 
 
 @pytest.mark.parametrize("delivery", ["ordered", "shared"])
+@pytest.mark.parametrize(("kind", "reason"), [("none", "EVENT_SOURCE_NOT_FOUND"), ("list", "ESM_CONFIG_NOT_VALID")])
+async def test_a_run_to_the_end_of_what_is_no_stream_ends_at_once(
+    redis_server: RedisServer,
+    client: Redis,
+    new_stream: NewStream,
+    function: Function,
+    new_runner: NewRunner,
+    delivery: str,
+    kind: str,
+    reason: str,
+) -> None:
+    stream = new_stream()
+    if kind == "list":
+        await raw(client, "RPUSH", stream, "1")
+    config = one_mapping(function, redis_server.url, stream)
+    config["mappings"]["m"]["source"]["redis_streams"]["delivery"] = delivery
+    exit_code, printed = await run_to_the_end(new_runner(config, arguments=["--until-caught-up"]))
+    assert exit_code == 4
+    assert f"  m: {reason}: " in printed
+    assert stream in printed
+    await raw(client, "DEL", stream)
+
+
+async def test_a_run_to_the_end_waits_for_a_server_that_cannot_be_reached_until_the_deadline(
+    function: Function, new_runner: NewRunner
+) -> None:
+    config = one_mapping(function, f"redis://127.0.0.1:{free_port()}", "orders")
+    runner = new_runner(config, arguments=["--until-caught-up", "--deadline", "3s"])
+    exit_code, printed = await run_to_the_end(runner)
+    assert exit_code == 4
+    assert "  m: EVENT_SOURCE_UNREACHABLE: " in printed
+    told = [entry for entry in runner.logs() if entry["event"].startswith("cannot begin yet: tried again")]
+    assert told
+    assert told[0]["reason"] == "EVENT_SOURCE_UNREACHABLE"
+
+
+@pytest.mark.parametrize("delivery", ["ordered", "shared"])
 @pytest.mark.parametrize("flavour", list(Flavour))
 async def test_the_least_rights_are_enough(
     flavour: Flavour, delivery: str, new_redis: NewRedis, function: Function, new_runner: NewRunner

@@ -178,3 +178,39 @@ async def test_the_supervisor_ends_when_every_mapping_has_caught_up(mappings: in
         await fleet.supervisor.run()
     assert [fleet.checkpoint(name) for name in names] == [25] * mappings
     assert {slot.state for slot in fleet.supervisor.slots} == {MappingState.DISABLED}
+
+
+async def test_what_cannot_begin_for_a_reason_that_stays_ends_a_run_to_the_end_and_others_finish() -> None:
+    fleet = Fleet()
+    fleet.fill("good", 5)
+
+    def build() -> Mapping:
+        raise SourceError(GONE)
+
+    good = fleet.desired("good", script=slow(2), batch_size=1, until_caught_up=True)
+    fleet.reconcile(fleet.desired("bad", build=build, until_caught_up=True), good)
+    with anyio.fail_after(60):
+        await fleet.supervisor.run()
+    assert fleet.checkpoint("good") == 5
+    assert fleet.told_of("bad") == (MappingState.PROBLEM, Reason.EVENT_SOURCE_NOT_FOUND)
+    assert fleet.observer("bad").not_begun == [(GONE, False)]
+
+
+async def test_what_cannot_begin_yet_is_tried_again_until_it_has_caught_up() -> None:
+    fleet = Fleet()
+    fleet.fill("m", 3)
+    absent = Problem(Reason.EVENT_SOURCE_UNREACHABLE, "connection refused")
+    failures = iter([SourceError(absent), SourceError(absent)])
+    desired = fleet.desired("m", until_caught_up=True)
+
+    def build() -> Mapping:
+        for failure in failures:
+            raise failure
+        return desired.build()
+
+    fleet.reconcile(fleet.desired("m", build=build, until_caught_up=True))
+    with anyio.fail_after(60):
+        await fleet.supervisor.run()
+    assert fleet.checkpoint("m") == 3
+    assert fleet.observer("m").not_begun == [(absent, True)] * 2
+    assert fleet.told_of("m") == (MappingState.DISABLED, None)

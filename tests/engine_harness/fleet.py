@@ -86,6 +86,7 @@ class Fleet:
             build=build or build_mapping,
             observer=self.observer(name),
             enabled=enabled,
+            until_caught_up=options.get("until_caught_up", False),
         )
 
     def stream(self, name: str) -> MemoryStream:

@@ -33,6 +33,7 @@ class RecordingObserver(Observer):
         self.states: list[tuple[MappingState, Problem | None]] = []
         self.commit_failures: list[tuple[str, bool]] = []
         self.crashes: list[str] = []
+        self.not_begun: list[tuple[Problem, bool]] = []
 
     def values(self, how: Settlement) -> list[bytes | None]:
         return [record.value for record in self.settled[how]]
@@ -87,3 +88,6 @@ class RecordingObserver(Observer):
 
     def state_changed(self, state: MappingState, problem: Problem | None) -> None:
         self.states.append((state, problem))
+
+    def end_not_in_sight(self, problem: Problem, is_tried_again: bool) -> None:
+        self.not_begun.append((problem, is_tried_again))
