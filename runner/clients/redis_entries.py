@@ -131,6 +131,8 @@ class ContentReader:
 
     def __init__(self, names: FieldNames) -> None:
         self._wanted = names
+        self.never_found = {name for name in names if name is not None}
+        """Of the wanted fields those that no entry has had so far."""
         self._found: list[bytes] = []
         self._layout = _layout([], names)
 
@@ -140,6 +142,7 @@ class ContentReader:
         if parts[::2] != self._found:
             self._found = list(parts[::2])
             self._layout = _layout(self._found, self._wanted)
+            self.never_found.difference_update(self._found)
         key_at, value_at, others, headers, size = self._layout
         try:
             key = None if key_at is None else parts[key_at]

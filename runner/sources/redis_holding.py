@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import anyio
@@ -51,13 +51,15 @@ class Memory:
     """What this process knows of a stream, whatever the server may have forgotten; it outlives each holding.
 
     ``was_seen``: the server has known of somebody who reads it; ``is_forgotten``: and does so no more.
-    ``entries_added``: as many it had at the last look. ``told``: what was last told of entries trimmed unread."""
+    ``entries_added``: as many it had at the last look. ``told``: what was last told of entries trimmed unread.
+    ``absent_fields``: those that entries should have, and of which it was told that they have not."""
 
     checkpoint: str | None = None
     was_seen: bool = False
     is_forgotten: bool = False
     entries_added: int | None = None
     told: Lost | None = None
+    absent_fields: set[bytes] = field(default_factory=set)
 
     def learn(self, checkpoint: str | None) -> None:
         """The server keeps ``checkpoint``. Where it is lower than what was known before, something was set back, or is
@@ -107,6 +109,7 @@ class Holding:
         owned.on_trimmed = self._on_trimmed
         owned.on_lost = self._on_lost
         owned.on_acknowledged = self._on_acknowledged
+        owned.records.on_absent_field = self._on_absent_field
 
     @property
     def partition(self) -> Partition:
@@ -233,6 +236,11 @@ class Holding:
             f"{lost.first} to {lost.next_available}",
             "set on_data_loss: continue to go on without what is lost, or move the group on with XGROUP SETID",
         )
+
+    def _on_absent_field(self, name: bytes, warning: str) -> None:
+        if name not in self.memory.absent_fields:
+            self.memory.absent_fields.add(name)
+            self._listener.source_warning(warning)
 
     def _on_acknowledged(self, records: int, taken: int) -> None:
         if self.is_assigned and records:

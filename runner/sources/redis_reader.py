@@ -98,7 +98,7 @@ class StreamReader(ABC):
         self._end_id = end
         self._client = client
         self._waiter = waiter
-        self._records = records
+        self.records = records
         self._now = now
         self._timeout = timeout
         self._on_chunk = on_chunk
@@ -351,7 +351,7 @@ class StreamReader(ABC):
         trimmed = [entry_id for entry_id, parts in entries if parts is None]
         there = [entry for entry in entries if entry[1] is not None] if trimmed else entries
         self._let_go(trimmed)
-        records = self._records.make(there, self._sequence)
+        records = self.records.make(there, self._sequence)
         self._sequence += len(records)
         size = sum([record.size for record in records])
         self._read_size.came(len(records), size)

@@ -14,7 +14,7 @@ from redis_harness.proxy import Proxy
 from redis_harness.replica import Replica, a_replica, fill, places
 from redis_harness.server import RedisServer
 from runner.clients.redis import Script
-from runner.clients.redis_entries import LARGEST_ID
+from runner.clients.redis_entries import LARGEST_ID, FieldNames
 from runner.clients.redis_errors import FailureKind, RedisFailure
 from runner.clients.redis_wire import Reply
 from runner.sources import redis_streams
@@ -159,3 +159,25 @@ async def test_a_defect_ends_the_assignment_of_its_stream_only(
         assert (problem.reason, "unheard of" in problem.text) == ("INTERNAL_ERROR", True)
         assert [warning for warning in replica.warnings if "Traceback" in warning and "unheard of" in warning]
         await until(lambda: replica.problems[-1] is None, what="nothing is wrong any more")
+
+
+@BOTH
+async def test_a_misspelt_field_is_told_once_of_each_stream(
+    kind: type[RedisStreamsSource | SharedStreamsSource],
+    redis_server: RedisServer,
+    client: Redis,
+    new_stream: Callable[[], str],
+) -> None:
+    streams, group = [new_stream(), new_stream()], new_stream()
+    added = [place for stream in streams for place in await fill(client, stream, 3)]
+    replica = a_replica(redis_server.url, streams, group, kind, names=FieldNames(b"v", b"w"))
+    async with replica.running():
+        await until(lambda: len(replica.seen) == len(added), what="all are read")
+        for stream in streams:
+            await raw(client, "XGROUP", "DESTROY", stream, group)
+        await until(lambda: sorted(replica.lost_streams) == sorted(streams), what="the assignments are over")
+        for stream in streams:
+            added += await fill(client, stream, 1)
+        await until(lambda: {*places(replica)} >= {*added}, what="they are read again")
+        told = sorted(warning.partition(" entries of ")[2] for warning in replica.warnings if "the field" in warning)
+    assert told == sorted(f"{stream!r} has the field 'w' (value_field); they have: 'v'" for stream in streams)

@@ -34,3 +34,19 @@ def test_only_an_id_that_can_be_a_time_gives_one() -> None:
     entries: list[Entry] = [("1-1", []), (f"{NOW_MS}-0", [])]
     records = RecordMaker(PARTITION, FieldNames(), lambda: NOW_MS / 1000).make(entries, 0)
     assert [each.timestamp_ms for each in records] == [NO_TIMESTAMP, NOW_MS]
+
+
+def test_a_field_that_no_entry_of_the_first_page_has_is_told_once_with_those_that_are_there() -> None:
+    told: list[tuple[bytes, str]] = []
+    maker = RecordMaker(PARTITION, FieldNames(b"id", b"bdy"), lambda: NOW_MS / 1000)
+    maker.on_absent_field = lambda field, warning: told.append((field, warning))
+    maker.make([], 0)
+    maker.make([(f"{NOW_MS}-0", [b"body", b"1", b"\xff", b"2"]), (f"{NOW_MS}-1", [b"id", b"1", b"body", b"1"])], 0)
+    maker.make([(f"{NOW_MS}-2", [b"body", b"1"])], 2)
+    assert told == [
+        (
+            b"bdy",
+            "none of the first 2 entries of 'orders' has the field 'bdy' (value_field); "
+            "they have: 'body', '\\\\xff', 'id'",
+        )
+    ]
