@@ -58,7 +58,12 @@ class DestinationError(Exception):
 
 
 class FunctionNotValid(Exception):
-    """The function cannot be built: its module cannot be imported, its credentials cannot be read."""
+    """The function cannot be built: its module cannot be imported, its credentials cannot be read. ``hint`` is what to
+    do about it."""
+
+    def __init__(self, text: str, hint: str = "check the function's settings, and what they name") -> None:
+        super().__init__(text)
+        self.hint = hint
 
 
 class SourceListener(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import os
 import re
 import socket
 import ssl
@@ -306,6 +307,7 @@ _PHRASES: Final = (
 
 _CODE_INSIDE: Final = re.compile(rf"(?:^|[ :]-?)({'|'.join(_CODES)}) ")
 _COMMAND_REFUSED: Final = re.compile(r"permissions to run the '([^']+)'")
+_CONNECTING: Final = re.compile(r"Error (\d+) connecting to ")
 _LOGIN_IS_NEEDED: Final = "NOAUTH"
 _LONGEST_TEXT: Final = 500
 
@@ -343,9 +345,11 @@ def failure_of(error: BaseException, where: str, *, sent: bool) -> RedisFailure:
         for cause in causes:
             if isinstance(cause, types):
                 return RedisFailure(kind, f"{where}: {cause}"[:_LONGEST_TEXT], effect)
-    return RedisFailure(
-        FailureKind.CONNECTION_LOST if sent else FailureKind.UNREACHABLE, f"{where}: {error}"[:_LONGEST_TEXT], effect
-    )
+    kind = FailureKind.CONNECTION_LOST if sent else FailureKind.UNREACHABLE
+    # redis-py's words name the address, and the system's in them once more.
+    said = _CONNECTING.match(str(error))
+    text = str(error) if said is None else os.strerror(int(said[1]))
+    return RedisFailure(kind, f"{where}: {text}"[:_LONGEST_TEXT], effect)
 
 
 _TYPES: Final[tuple[tuple[type[BaseException], FailureKind], ...]] = (
@@ -372,7 +376,11 @@ def problem_of(error: BaseException, where: str) -> Problem:
     if not isinstance(error, RedisFailure):
         return Problem(Reason.INTERNAL_ERROR, f"unexpected: {where}: {error!r}")
     rule = _RULES[error.kind]
-    return Problem(rule.reason, f"{rule.text}: {where}: {error.text}", _hint_of(error, rule.hint))
+    place, _, rest = error.text.partition(": ")
+    # Of several servers the text says which one it was; a single one is named by where already.
+    is_named = bool(rest) and re.search(rf"(?:^|//|\s){re.escape(place)}(?:/|$)", where) is not None
+    text = rest if is_named else error.text
+    return Problem(rule.reason, f"{rule.text}: {where}: {text}", _hint_of(error, rule.hint))
 
 
 def _hint_of(failure: RedisFailure, hint: str) -> str:

@@ -207,7 +207,7 @@ class Supervisor:
         except SourceError as error:
             return error.problem
         except FunctionNotValid as error:
-            return Problem(Reason.FUNCTION_CONFIG_NOT_VALID, str(error))
+            return Problem(Reason.FUNCTION_CONFIG_NOT_VALID, str(error), error.hint)
         except Exception as error:
             # A defect of ours or of a client library must not take the other mappings down.
             desired.observer.crashed("".join(traceback.format_exception(error)))

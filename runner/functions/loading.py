@@ -16,6 +16,8 @@ from runner.ports import FunctionNotValid
 
 IMPORT_SECONDS: Final = 60.0
 
+IMPORT_HINT: Final = "correct the module, or its name; --app-dir says where modules are found besides"
+
 Handler: TypeAlias = Callable[[Any, Any], Any]
 
 _NOT_THE_MODULE: Final = (Path(__file__), Path(importlib.__file__))
@@ -51,9 +53,11 @@ def _module(module_name: str, app_dir: Path) -> Any:
         raise
     except BaseException as error:
         where = _place(error)
+        searched = ", ".join(dict.fromkeys([str(app_dir.resolve()), str(Path.cwd())]))
         raise FunctionNotValid(
-            f"cannot import the module {module_name} (searched {app_dir.resolve()}, {Path.cwd()} and sys.path): "
-            f"{type(error).__qualname__}: {printable(str(error), TEXT_CHARACTERS)}{where}"
+            f"cannot import the module {module_name} (searched {searched} and sys.path): "
+            f"{type(error).__qualname__}: {printable(str(error), TEXT_CHARACTERS)}{where}",
+            IMPORT_HINT,
         ) from error
 
 

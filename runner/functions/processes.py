@@ -16,7 +16,7 @@ import msgspec
 
 from runner.functions.errors import printable
 from runner.functions.lease import LeaseCheck
-from runner.functions.loading import IMPORT_SECONDS
+from runner.functions.loading import IMPORT_HINT, IMPORT_SECONDS
 from runner.functions.worker import LENGTH_BYTES, Answer, Call, NotReady, Ready, Withheld, WorkerSpec
 from runner.model import Invocation
 from runner.ports import FunctionNotValid
@@ -101,7 +101,7 @@ class HandlerProcesses:
         try:
             self._idle.append(await self._started())
         except WorkerNotStarted as error:
-            raise FunctionNotValid(str(error)) from error
+            raise FunctionNotValid(str(error), IMPORT_HINT) from error
 
     async def run(self, invocation: Invocation) -> Answer:
         """Waits for a free worker first; the timeout begins when one takes over. A cancelled call kills its worker.

@@ -53,7 +53,8 @@ def _named(failures: list[Any], invocation: Invocation, shape: EventShape, redac
             return Failed(
                 bad_response(
                     f"batchItemFailures names no record of this batch ({group}): "
-                    f"{printable(redact(repr(failure)), _IDENTIFIER_CHARACTERS)}"
+                    f"{printable(redact(repr(failure)), _IDENTIFIER_CHARACTERS)}; "
+                    f"its first is {_identifier(invocation, shape, group)}"
                 )
             )
         failed.add(position)
@@ -63,6 +64,12 @@ def _named(failures: list[Any], invocation: Invocation, shape: EventShape, redac
         text=f"{len(failed)} of {len(known)} records were reported as failed",
     )
     return PartlyFailed(frozenset(failed), error)
+
+
+def _identifier(invocation: Invocation, shape: EventShape, group: str) -> str:
+    """How a function names the first record."""
+    named = {"itemIdentifier": {shape.group: group, shape.position: invocation.records[0].position}}
+    return msgspec.json.encode(named).decode()
 
 
 def _position(failure: Any, shape: EventShape, group: str) -> Position | None:

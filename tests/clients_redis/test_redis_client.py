@@ -18,7 +18,7 @@ from redis_harness.options import AclUser, RedisOptions
 from redis_harness.proxy import Direction, Proxy
 from redis_harness.server import RedisServer
 from runner.clients.redis import RedisClient, RedisConnection, Script
-from runner.clients.redis_errors import Effect, FailureKind, RedisFailure
+from runner.clients.redis_errors import Effect, FailureKind, RedisFailure, problem_of
 from runner.clients.redis_url import parse_redis_url
 from runner.clients.secret import Secret
 from runner.clients.tls import TlsSettings
@@ -160,6 +160,8 @@ async def test_a_server_need_not_be_there_from_the_start(new_redis: NewRedis) ->
             await client.execute("PING", timeout=5)
         assert (refused.value.kind, refused.value.effect) == (FailureKind.UNREACHABLE, Effect.ABSENT)
         assert refused.value.is_transient
+        problem = problem_of(refused.value, f"redis://{server.address}/0")
+        assert problem.text == f"the server cannot be reached: redis://{server.address}/0: Connection refused"
         await server.restart()
         assert await client.execute("PING", timeout=5) == b"PONG"
         server.kill()

@@ -61,6 +61,15 @@ async def test_a_failing_module_is_named_with_its_line(open_python: OpenPython, 
         await open_python("\nraise RuntimeError('no database')")
 
 
+async def test_who_looks_for_a_module_in_vain_is_told_once_where_and_what_may_help(
+    open_python: OpenPython, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FunctionNotValid, match=rf"\(searched {tmp_path} and sys\.path\)") as refused:
+        await open_python("", handler="no_such_module_here:handle", app_dir=tmp_path)
+    assert "--app-dir" in refused.value.hint
+
+
 @pytest.mark.parametrize("handler", ["no_such_module_here:handle", "team.audit", ":handle", "team:", ""])
 async def test_a_name_that_leads_nowhere_is_refused(open_python: OpenPython, handler: str) -> None:
     with pytest.raises(FunctionNotValid):

@@ -169,6 +169,7 @@ def test_an_identifier_that_names_no_record_fails_the_whole_batch(batch: Invocat
     assert isinstance(outcome, Failed)
     assert outcome.error.kind is ErrorKind.BAD_RESPONSE
     assert "names no record of this batch (orders.{0})" in outcome.error.text
+    assert outcome.error.text.endswith('its first is {"itemIdentifier":{"stream":"orders.{0}","id":"1700-0"}}')
 
 
 @pytest.mark.parametrize("event_source", ["SelfManagedKafka", "RedisStreams"])
