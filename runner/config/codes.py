@@ -86,6 +86,7 @@ class Code(enum.StrEnum):
     TOKEN_UNENCRYPTED = "W407"  # noqa: S105 - a code, not a secret
     NO_MAPPINGS = "W408"
     PASSWORD_PLAINTEXT = "W409"  # noqa: S105 - a code, not a secret
+    FIELD_NAMED_AS_OPERATOR = "W410"
 
     @property
     def is_warning(self) -> bool:

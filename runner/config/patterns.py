@@ -16,6 +16,8 @@ from runner.config.wording import Path, quoted, show
 LONGEST_PATTERN: Final = 4096
 """AWS's limit, in characters of JSON without blanks."""
 
+_LONGEST_HINT: Final = 200
+
 
 @dataclass(frozen=True, slots=True)
 class FilterPattern:
@@ -47,6 +49,7 @@ class Pattern(Kind[FilterPattern]):
                 Code.OUT_OF_RANGE, f"is longer than {LONGEST_PATTERN} characters of JSON", "use several filters"
             )
         _compile(cast("dict[str, object]", pattern), node)
+        _warn(cast("dict[str, object]", pattern), node, path, reading)
         return FilterPattern(compact)
 
     def _from_json(self, text: str) -> object:
@@ -95,6 +98,21 @@ def _compile(pattern: dict[str, object], node: Node) -> None:
         hint = "patterns are those of AWS Lambda's event filtering"
         message = f"is not a valid pattern{at}: {error}"
         raise refuse(Code.PATTERN_INVALID, message, hint, _span_of(node, inside)) from error
+
+
+def _warn(pattern: dict[str, object], node: Node, path: Path, reading: Reading) -> None:
+    from runner.core.filters import fields_named_as_operators
+
+    for inside, meant in fields_named_as_operators(pattern):
+        name, parent = str(inside[-1]), str(inside[-2])
+        alternatives = json.dumps(meant, ensure_ascii=False)
+        reading.findings.add(
+            Code.FIELD_NAMED_AS_OPERATOR,
+            f"{show((*path, *inside))} is taken for a field {quoted(name)} inside of {quoted(parent)}: "
+            "an operator stands in a list",
+            span=_span_of(node, inside),
+            hint=f"for the operator write {quoted(parent)}: {alternatives[:_LONGEST_HINT]}",
+        )
 
 
 def _span_of(node: Node, path: Path) -> Span:

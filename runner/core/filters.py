@@ -47,6 +47,7 @@ _METADATA_KINDS: Final = {
     "timestampType": Kind.TEXT,
 }
 _FIELDS: Final = (*_METADATA_KINDS, "headers", "key", "value")  # in the order of what looking at them costs
+_TAKE_LISTS: Final = ("anything-but", "numeric")
 _RESERVED_IN_OR: Final = frozenset([*OPERATORS, "exactly", "=", "<", "<=", ">", ">="])
 
 Json: TypeAlias = Scalar | dict[str, "Json"] | list["Json"]
@@ -124,6 +125,25 @@ def compile_filters(patterns: Sequence[Mapping[str, object]]) -> Filter:
     return Filter(conjunctions)
 
 
+def fields_named_as_operators(pattern: Mapping[str, object]) -> Iterator[tuple[Path, Sequence[object]]]:
+    """Of a valid pattern, the paths to fields of key or value that have an operator's name, each with the list of
+    alternatives that the operator of this name would be: it may have been meant."""
+    for name, wanted in pattern.items():
+        if name in OPERATORS:
+            yield (name,), _as_operator(name, wanted)
+        elif isinstance(wanted, Mapping) and name != "headers":
+            yield from [((name, *path), meant) for path, meant in fields_named_as_operators(wanted)]
+        elif _is_or(name, wanted):
+            for index, choice in enumerate(cast("Sequence[Mapping[str, object]]", wanted)):
+                yield from [((name, index, *path), meant) for path, meant in fields_named_as_operators(choice)]
+
+
+def _as_operator(name: str, wanted: object) -> Sequence[object]:
+    if isinstance(wanted, Sequence) and not isinstance(wanted, str) and name not in _TAKE_LISTS:
+        return [{name: each} for each in wanted]
+    return [{name: wanted}]
+
+
 # --- Compiling: a pattern becomes its conjunctions, so that two fields are always looked for in one array element. ---
 
 
@@ -171,6 +191,9 @@ def _field(name: str, wanted: object, parents: FieldPath, path: Path) -> list[_C
         _refuse_object(fields, path)
         return _expand(wanted, fields, path)
     if isinstance(wanted, str) or not isinstance(wanted, Sequence):
+        if parents and name in OPERATORS:
+            meant = f"{{{parents[-1]!r}: [{{{name!r}: {wanted!r}}}]}}"
+            raise PatternInvalid(f"operators stand in a list of alternatives: write {meant}", path)
         raise PatternInvalid(f"a list of alternatives or an object is expected here: write [{wanted!r}]", path)
     if fields == ("headers",):
         raise PatternInvalid("'headers' takes an object: header names, each with a list of alternatives", path)

@@ -23,6 +23,7 @@ SHORTHANDS = {
     "<file>": "source: {file: {path: x}}",
     "<kafka>": "source: {kafka: {bootstrap_servers: 'k:1', topics: [t]}}",
     "<cluster>": "source: {kafka: {bootstrap_servers: 'k:1', topics: [t]",
+    "<pattern>": "filter_criteria: {filters: [{pattern: ",
     "<on failure>": "destination_config: {on_failure: ",
 }
 
@@ -62,6 +63,13 @@ SHORTHANDS = {
         "function: «E312|batch_size: 1»raw, <file>",
         "function: raw, <file>, batch_size: «E312»2",
         "function: raw, <file>, batch_size: 1, function_response_types: «E313»[ReportBatchItemFailures]",
+        """<file>, <pattern>{value: {amount: {«W410|[{"numeric": [">", 0]}]»numeric: [">", 0]}}}}]}""",
+        """<file>, <pattern>{value: {amount: {«W410|[{"prefix": "a"}, {"prefix": "b"}]»prefix: [a, b]}}}}]}""",
+        "<file>, <pattern>{value: {a: {«W410»anything-but: {prefix: [b]}, c: {«W410»exists: [true]}}}}}]}",
+        "<file>, <pattern>{value: {$or: [{a: [1]}, {b: {«W410»suffix: [c]}}]}}}]}",
+        """<file>, <pattern>«W410»'{"value": {"amount": {"numeric": [">", 0]}}}'}]}""",
+        """<file>, <pattern>{value: {amount: [{numeric: [">", 0]}]}, headers: {prefix: [x]}}}]}""",
+        """<file>, <pattern>{value: {amount: {«E111»prefix: EUR}}}}]}""",
         "<file>, «W406|on_failure»maximum_retry_attempts: 3",
         "<file>, «W406|on_failure»maximum_record_age: 60s",
         "<file>, maximum_record_age: -1, maximum_retry_attempts: -1",

@@ -19,6 +19,7 @@ V = "value"
         ({V: {}}, (V,), "name at least one field"),
         ({V: {"a": []}}, (V, "a"), "empty list"),
         ({V: {"a": "x"}}, (V, "a"), r"write \['x'\]"),
+        ({V: {"a": {"prefix": "x"}}}, (V, "a", "prefix"), r"write \{'a': \[\{'prefix': 'x'\}\]\}"),
         ({V: {"a": None}}, (V, "a"), r"write \[None\]"),
         ({V: {"a": [["x"]]}}, (V, "a", 0), "list inside a list"),
         ({V: {"a": ["x", datetime.date(2024, 1, 1)]}}, (V, "a", 1), "not a JSON value"),
