@@ -6,10 +6,12 @@ import os
 import random
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from types import FrameType
 
 import anyio
 import anyio.abc
@@ -30,6 +32,9 @@ from runner.telemetry.telemetry import Telemetry
 from runner.views import snapshot_of
 
 _POLLER_LIMIT = 30.0  # seconds without a turn of a poller after which the process is not alive
+_SAME_SIGNAL = 0.5
+"""Seconds after a signal in which another is the same: who signals a process, and then its group, sends it twice."""
+
 _log = structlog.stdlib.get_logger("runner.service")
 
 
@@ -115,8 +120,9 @@ class Service:
                     self._reload()
                     continue
                 # From here on the system's own handling ends the process: nothing that hangs can keep it.
+                exit_at_once = _exit_at_once_after(time.monotonic())
                 for each in (signal.SIGTERM, signal.SIGINT):
-                    signal.signal(each, _exit_at_once)
+                    signal.signal(each, exit_at_once)
                 _log.info("draining; a second signal exits at once", signal=signal.Signals(number).name)
                 self._stop(is_complete=not self._until_caught_up)
                 await anyio.sleep_forever()
@@ -225,11 +231,18 @@ class Service:
         )
 
 
-def _exit_at_once(number: int, frame: object) -> None:
-    del frame
-    sys.stderr.write("second signal: exiting at once; what is not checkpointed comes again\n")
-    sys.stderr.flush()
-    os._exit(128 + number)
+def _exit_at_once_after(first: float) -> Callable[[int, FrameType | None], None]:
+    """A handler of signals that come after a first one, which came when the system's monotonic clock said ``first``."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        del frame
+        if time.monotonic() - first < _SAME_SIGNAL:
+            return
+        sys.stderr.write("second signal: exiting at once; what is not checkpointed comes again\n")
+        sys.stderr.flush()
+        os._exit(128 + number)
+
+    return handle
 
 
 def _unsettled(mapping: MappingSnapshot) -> str:
