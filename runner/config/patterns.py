@@ -103,15 +103,15 @@ def _compile(pattern: dict[str, object], node: Node) -> None:
 def _warn(pattern: dict[str, object], node: Node, path: Path, reading: Reading) -> None:
     from runner.core.filters import fields_named_as_operators
 
-    for inside, meant in fields_named_as_operators(pattern):
+    for inside, alternatives in fields_named_as_operators(pattern):
         name, parent = str(inside[-1]), str(inside[-2])
-        alternatives = json.dumps(meant, ensure_ascii=False)
+        operation = json.dumps(alternatives, ensure_ascii=False)
         reading.findings.add(
             Code.FIELD_NAMED_AS_OPERATOR,
             f"{show((*path, *inside))} is taken for a field {quoted(name)} inside of {quoted(parent)}: "
             "an operator stands in a list",
             span=_span_of(node, inside),
-            hint=f"for the operator write {quoted(parent)}: {alternatives[:_LONGEST_HINT]}",
+            hint=f"for the operator write {quoted(parent)}: {operation[:_LONGEST_HINT]}",
         )
 
 

@@ -8,7 +8,6 @@ from typing import Final
 from runner.clients.redis_entries import ContentReader, Entry, FieldNames, timestamp_ms_of
 from runner.model import Partition, Record
 
-
 _MOST_SHOWN: Final = 8
 _LONGEST_SHOWN: Final = 60
 

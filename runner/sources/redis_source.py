@@ -105,8 +105,8 @@ class RedisSource(ABC):
     # --- opening
 
     async def open(self, listener: SourceListener) -> None:
-        """Raises SourceError: the server cannot be reached, the login is refused; with ``stop_at_end`` also what keeps the
-        end of a stream from being known."""
+        """Raises SourceError: the server cannot be reached, the login is refused; with ``stop_at_end`` also whatever
+        keeps the end of a stream from being known."""
         self._listener = listener
         settings = self._settings
         places = [self._place(stream) for stream in settings.streams]
