@@ -192,7 +192,7 @@ async def test_a_signal_that_comes_twice_within_moments_is_one(
     await function.start(Behaviour(hang_keys=["key-7"]))
     runner = new_runner(one_by_one(orders, function, drain_timeout="60s"))
     await runner.start()
-    await until_held(function, 1)
+    await function.until_held(1)
     began = time.monotonic()
     while time.monotonic() - began < SAME_SIGNAL:
         runner.process.signal(signal.SIGTERM)
