@@ -324,12 +324,16 @@ class Observer:
     def stale_results(self, partition: Partition | None, records: int) -> None:
         """Results came that can move no checkpoint any more: the assignment they belong to is over."""
 
+    def invocation_cancelled(self, invocation: Invocation) -> None:
+        """No result came before the assignment that the invocation belongs to was over."""
+
     def partitions_assigned(self, partitions: Collection[Partition]) -> None: ...
 
     def partitions_revoked(self, partitions: Collection[Partition]) -> None: ...
 
-    def partition_drained(self, partition: Partition, seconds: float, repeated: int) -> None:
-        """``repeated`` records are settled beyond the checkpoint and will come again."""
+    def partition_drained(self, partition: Partition, seconds: float, repeated: int, unsettled: int) -> None:
+        """``repeated`` records are settled beyond the checkpoint and will come again, and so will ``unsettled`` ones
+        that were begun."""
 
     def partition_paused(self, partition: Partition, reason: str, lane: str) -> None: ...
 

@@ -81,6 +81,11 @@ class Delivery:
         return min(candidates, key=lambda record: record.sequence, default=None)
 
     @property
+    def unsettled_records(self) -> int:
+        """How many are not settled, without what came out last: of that the caller knows."""
+        return sum(len(step.records) for step in self._due) + sum(map(len, self._segments))
+
+    @property
     def error(self) -> FunctionError | None:
         """What the last invocation that did not succeed said."""
         return self._error

@@ -184,7 +184,10 @@ class Dispatcher:
     def _take_outcome(self, lane: Lane, invocation: Invocation, outcome: Outcome | None, started: float) -> None:
         worker = lane.worker
         now = self._clock.now()
-        if outcome is None or worker.is_discarded or not self._may_start(now) or not worker.holds_lease(now):
+        if outcome is None:
+            self._observer.invocation_cancelled(invocation)
+            return
+        if worker.is_discarded or not self._may_start(now) or not worker.holds_lease(now):
             self._observer.stale_results(worker.partition, len(invocation.records))
             return
         error = None if isinstance(outcome, Succeeded) else outcome.error

@@ -65,6 +65,11 @@ class Lane:
         first = None if self.delivery is None else self.delivery.first_unsettled
         return self.batcher.first if first is None else first
 
+    @property
+    def unsettled_records(self) -> int:
+        """Of those that were begun: dispatched, or on their way to the destination."""
+        return self.storing + (0 if self.delivery is None else self.delivery.unsettled_records)
+
     def begin(self, before: int, policy: DeliveryPolicy, carried: Carried) -> Sequence[Record]:
         """Take the next batch, of records with sequences below ``before``, as the lane's delivery; empty: there is
         none."""

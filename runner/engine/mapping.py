@@ -294,8 +294,9 @@ class Mapping:
         now = self._clock.now()
         for worker in workers:
             repeated = 0 if worker.is_discarded else worker.repeated_records
+            unsettled = sum(lane.unsettled_records for lane in worker.lanes.values())
             worker.discard()
-            self._observer.partition_drained(worker.partition, now - started, repeated)
+            self._observer.partition_drained(worker.partition, now - started, repeated, unsettled)
         await self.dispatcher.await_stragglers(workers)
         self._observer.partitions_revoked([worker.partition for worker in workers])
 

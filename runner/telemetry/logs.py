@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import logging
 import sys
 import threading
@@ -21,6 +22,15 @@ Level: TypeAlias = Literal["debug", "info", "warning", "error"]
 LEDGER: Final = "runner.ledger"
 """The logger of what must be found in the log every time, such as a dropped record's position: never a repeat."""
 
+PARTITIONS: Final = "runner.partitions"
+"""The logger of what happens to single partitions: a process has many, and the name of each is news."""
+
+_PARTITIONS_BURST: Final = 100
+
+_KIND_VALUES: Final = ("error_type", "status_code")
+"""Values that make a message another kind of message; those of closed sets (enums) do it all."""
+_KIND_CHARACTERS: Final = 200
+
 _CLIENTS: Final = ("aiokafka", "aiohttp", "asyncio")
 
 
@@ -36,10 +46,18 @@ class LimitedHandler(logging.StreamHandler[TextIO]):
     def emit(self, record: logging.LogRecord) -> None:
         self._counts.count(record.levelno)
         self._write(self._limiter.due())
-        if record.name == LEDGER or self._limiter.admit(_key_of(record)):
+        if record.name == LEDGER or self._is_news(record):
             super().emit(record)
         elif self._timer is None:
             self._start_timer()
+
+    def _is_news(self, record: logging.LogRecord) -> bool:
+        burst = _PARTITIONS_BURST if record.name == PARTITIONS else None
+        try:
+            return self._limiter.admit(_key_of(record), lambda: _example_of(record), burst=burst)
+        except Exception:  # values that do not fit their message: reported as when it is written, never raised
+            self.handleError(record)
+            return False
 
     def sum_up(self) -> None:
         """Write the summaries that are due."""
@@ -144,20 +162,37 @@ def _formatter(style: Style, *, colours: bool) -> ProcessorFormatter:
 def _key_of(record: logging.LogRecord) -> MessageKey:
     if isinstance(record.msg, dict):
         event, mapping = record.msg.get("event"), record.msg.get("mapping")
+        kinds = [
+            str(value)
+            for name, value in record.msg.items()
+            if value is not None and (name in _KIND_VALUES or isinstance(value, enum.Enum))
+        ]
     else:
         event, mapping = record.msg, getattr(record, "mapping", None)
-    return MessageKey(record.name, str(event), None if mapping is None else str(mapping), record.levelno)
+        error = record.exc_info[0] if record.exc_info else None
+        kinds = [] if error is None else [error.__qualname__]
+    kind = " ".join(kinds)[:_KIND_CHARACTERS]
+    return MessageKey(record.name, str(event), None if mapping is None else str(mapping), record.levelno, kind)
+
+
+def _example_of(record: logging.LogRecord) -> logging.LogRecord:
+    """What a summary keeps of a message: not its exception, whose frames hold whatever was being worked on."""
+    values = record.__dict__ | {"exc_info": None, "exc_text": None, "stack_info": None}
+    if isinstance(record.msg, dict):
+        values["msg"] = {name: value for name, value in record.msg.items() if name not in ("exc_info", "stack_info")}
+    else:
+        values |= {"msg": record.getMessage(), "args": None}
+        if record.exc_info and record.exc_info[1] is not None:
+            values["exception"] = f"{type(record.exc_info[1]).__name__}: {record.exc_info[1]}"
+    return logging.makeLogRecord(values)
 
 
 def _record_of(summary: Summary) -> logging.LogRecord:
-    key = summary.key
-    values: dict[str, object] = {
-        "name": key.logger,
-        "levelno": key.level,
-        "levelname": logging.getLevelName(key.level),
-        "msg": f"{key.event} (repeated {summary.suppressed} times in {summary.seconds:.0f} s)",
-        "repeated": summary.suppressed,
-    }
-    if key.mapping is not None:
-        values["mapping"] = key.mapping
+    newest = summary.newest
+    tail = f" (repeated {summary.suppressed} times in {summary.seconds:.0f} s)"
+    values = newest.__dict__ | {"created": time.time()}
+    if isinstance(newest.msg, dict):
+        values["msg"] = newest.msg | {"event": f"{newest.msg.get('event')}{tail}", "repeated": summary.suppressed}
+    else:
+        values |= {"msg": f"{newest.msg}{tail}", "repeated": summary.suppressed}
     return logging.makeLogRecord(values)

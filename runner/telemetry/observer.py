@@ -21,7 +21,7 @@ from runner.model import (
 )
 from runner.ports import Observer
 from runner.telemetry.counters import MappingCounters
-from runner.telemetry.logs import LEDGER
+from runner.telemetry.logs import LEDGER, PARTITIONS
 
 LOGGER: Final = "runner.mapping"
 
@@ -35,6 +35,7 @@ class MappingObserver(Observer):
     def __init__(self, mapping: str, function: str, counters: MappingCounters) -> None:
         self._counters = counters
         self._log = structlog.stdlib.get_logger(LOGGER).bind(mapping=mapping, function=function)
+        self._partitions = structlog.stdlib.get_logger(PARTITIONS).bind(mapping=mapping, function=function)
         self._ledger = structlog.stdlib.get_logger(LEDGER).bind(mapping=mapping, function=function)
 
     # --- records -------------------------------------------------------------------------------------------------
@@ -106,6 +107,7 @@ class MappingObserver(Observer):
             "condition": letter.condition,
             "attempts": letter.attempts,
             "error": letter.error.kind if letter.error is not None else None,
+            **_details(letter.error, with_stack=False),  # the invocation that failed has shown it
         }
         if stored:
             self._log.warning("record given up and stored as a dead letter", **values)
@@ -148,27 +150,35 @@ class MappingObserver(Observer):
             "results came after their assignment was over: they move no checkpoint", **place, records=records
         )
 
+    def invocation_cancelled(self, invocation: Invocation) -> None:
+        self._counters.stale_records += len(invocation.records)
+        self._log.warning(
+            "invocation cancelled, because its assignment is over: its records come again", **_invocation(invocation)
+        )
+
     # --- assignments ---------------------------------------------------------------------------------------------
 
     def partitions_assigned(self, partitions: Collection[Partition]) -> None:
         self._counters.rebalances += 1
-        self._log.info("partitions assigned", count=len(partitions), partitions=_names(partitions))
+        self._partitions.info("partitions assigned", count=len(partitions), partitions=_names(partitions))
 
     def partitions_revoked(self, partitions: Collection[Partition]) -> None:
-        self._log.info("partitions revoked", count=len(partitions), partitions=_names(partitions))
+        self._partitions.info("partitions revoked", count=len(partitions), partitions=_names(partitions))
 
-    def partition_drained(self, partition: Partition, seconds: float, repeated: int) -> None:
+    def partition_drained(self, partition: Partition, seconds: float, repeated: int, unsettled: int) -> None:
         self._counters.drain_duration.observe(seconds)
         self._counters.records_repeated += repeated
+        values = {**_place(partition), "seconds": round(seconds, 3), "repeated": repeated, "unsettled": unsettled}
         if repeated:
             self._ledger.warning(
-                "partition let go with records settled beyond its checkpoint: they come again",
-                **_place(partition),
-                seconds=round(seconds, 3),
-                repeated=repeated,
+                "partition let go with records settled beyond its checkpoint: they come again", **values
+            )
+        elif unsettled:
+            self._partitions.warning(
+                "partition let go with records that did not settle in time: they come again", **values
             )
         else:
-            self._log.info("partition drained", **_place(partition), seconds=round(seconds, 3), repeated=0)
+            self._partitions.info("partition drained", **values)
 
     def partition_paused(self, partition: Partition, reason: str, lane: str) -> None:
         self._counters.pauses += 1
@@ -192,9 +202,9 @@ class MappingObserver(Observer):
 
     def partition_problem(self, partition: Partition, problem: Problem | None) -> None:
         if problem is None:
-            self._log.info("partition goes on", **_place(partition))
+            self._partitions.info("partition goes on", **_place(partition))
         else:
-            self._log.error("partition stopped", **_place(partition), **_reason(problem))
+            self._partitions.error("partition stopped", **_place(partition), **_reason(problem))
 
     def source_warning(self, text: str) -> None:
         self._log.warning("the source warns", text=text)
@@ -236,14 +246,14 @@ def _invocation(invocation: Invocation) -> dict[str, object]:
     }
 
 
-def _details(error: FunctionError | None) -> dict[str, object]:
+def _details(error: FunctionError | None, *, with_stack: bool = True) -> dict[str, object]:
     """What the function said of its failure: text that it chose to show, cut to a line's measure by the logs."""
     if error is None:
         return {}
     details: dict[str, object] = {"error_type": error.type, "error_text": error.text}
     if error.status_code is not None:
         details["status_code"] = error.status_code
-    if error.stack:
+    if error.stack and with_stack:
         details["stack"] = error.stack
     return details
 

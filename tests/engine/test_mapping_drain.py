@@ -47,6 +47,7 @@ async def test_a_retry_that_would_come_too_late_is_given_up_at_once() -> None:
         await world.pass_time(0.5)
         stopped_at = world.clock.now()
     assert world.clock.now() - stopped_at < 1, "50 s are not waited for, nor are 30"
+    assert world.observer.unsettled == [(world.stream.partitions[0], 1)], "what was never begun is not announced"
     assert (world.checkpoint(), len(invoked(mapping))) == (0, 1)
 
 
@@ -95,7 +96,8 @@ async def test_what_outlives_the_drain_timeout_is_cancelled_and_awaited() -> Non
         stopped_at = world.clock.now()
     assert world.clock.now() - stopped_at == pytest.approx(7, abs=0.01)
     assert function_of(mapping).running == 0
-    assert world.observer.stale == 1
+    assert (world.observer.stale, world.observer.cancelled) == (0, 1), "no result came"
+    assert world.observer.unsettled == [(world.stream.partitions[0], 1)]
     assert world.observer.repeated == [(world.stream.partitions[0], 2)]
     assert world.permits.in_use == 0
 

@@ -28,7 +28,10 @@ class RecordingObserver(Observer):
         self.retries: list[tuple[Partition, float]] = []
         self.given_up_letters: list[tuple[DeadLetter, bool]] = []
         self.repeated: list[tuple[Partition, int]] = []
+        self.unsettled: list[tuple[Partition, int]] = []
+        self.problems: list[tuple[Partition, Problem | None]] = []
         self.stale = 0
+        self.cancelled = 0
         self.pauses: list[tuple[str, str]] = []
         self.states: list[tuple[MappingState, Problem | None]] = []
         self.commit_failures: list[tuple[str, bool]] = []
@@ -68,14 +71,21 @@ class RecordingObserver(Observer):
     def stale_results(self, partition: Partition | None, records: int) -> None:
         self.stale += records
 
+    def invocation_cancelled(self, invocation: Invocation) -> None:
+        self.cancelled += len(invocation.records)
+
     def partitions_assigned(self, partitions: Collection[Partition]) -> None:
         self.calls["assigned"] += 1
 
     def partitions_revoked(self, partitions: Collection[Partition]) -> None:
         self.calls["revoked"] += 1
 
-    def partition_drained(self, partition: Partition, seconds: float, repeated: int) -> None:
+    def partition_drained(self, partition: Partition, seconds: float, repeated: int, unsettled: int) -> None:
         self.repeated.append((partition, repeated))
+        self.unsettled.append((partition, unsettled))
+
+    def partition_problem(self, partition: Partition, problem: Problem | None) -> None:
+        self.problems.append((partition, problem))
 
     def partition_paused(self, partition: Partition, reason: str, lane: str) -> None:
         self.pauses.append((reason, lane))

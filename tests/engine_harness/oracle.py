@@ -224,7 +224,7 @@ class CheckingObserver(Observer):
         for partition in partitions:
             self._assignments[partition] = _Assignment()
 
-    def partition_drained(self, partition: Partition, seconds: float, repeated: int) -> None:
+    def partition_drained(self, partition: Partition, seconds: float, repeated: int, unsettled: int) -> None:
         """I4: exactly what is settled beyond the checkpoint comes again."""
         mine = self._assignments.pop(partition)
         checkpoint = self._stream.checkpoints[partition]

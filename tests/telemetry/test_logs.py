@@ -257,7 +257,101 @@ def test_a_summary_needs_no_further_message() -> None:
         logs._handler.sum_up()
         assert len(written.lines) == 4
     assert len(written.lines) == 4
-    assert written.objects[3]["event"] == "no node %s (repeated 2 times in 10 s)"
+    assert written.objects[3]["event"] == "no node a (repeated 2 times in 10 s)"
+
+
+def failing(clock: Hands, seconds: int, error: FunctionError) -> None:
+    """An invocation a second that fails alike."""
+    for _ in range(seconds):
+        observer().invocation_ended(invocation(), error.kind, 0.1, error)
+        clock.time += 1
+
+
+def test_what_fails_steadily_says_why_every_ten_seconds_and_at_once_when_it_is_something_else() -> None:
+    clock = Hands()
+    poison = FunctionError(ErrorKind.ERROR, "ValueError", "bad amount")
+    broken = FunctionError(ErrorKind.ERROR, "HTTPError", "HTTP 500: sorry", status_code=500)
+    throttled = FunctionError(ErrorKind.THROTTLED, "HTTPError", "HTTP 429", status_code=429)
+    missing = FunctionError(ErrorKind.ERROR, "HTTPError", "HTTP 404", status_code=404)
+    with logging_to(clock=clock) as (written, _):
+        failing(clock, 60, poison)
+        before = len(written.lines)
+        failing(clock, 40, broken)
+        failing(clock, 5, throttled)
+        failing(clock, 5, missing)
+        said = [line.get("error_text") for line in written.objects[before:]]
+    assert said.count("HTTP 500: sorry") >= 3 + 3
+    assert said.count("HTTP 429") == said.count("HTTP 404") == 3
+    summaries = [line for line in written.objects if "repeated" in line]
+    assert all(line["error_text"] and line["first_position"] == 17 for line in summaries)
+    assert all(line["event"].startswith("invocation failed (repeated ") for line in summaries)
+    assert len(written.lines) < 40
+
+
+def test_a_function_that_names_an_error_of_its_own_each_time_does_not_fill_the_log() -> None:
+    with logging_to() as (written, logs):
+        watch = observer()
+        for number in range(10_000):
+            error = FunctionError(ErrorKind.ERROR, f"Error{number}" * 1_000, "no")
+            watch.invocation_ended(invocation(), ErrorKind.ERROR, 0.1, error)
+        assert len(written.lines) < 50
+        assert all(len(key.kind) < 300 for key in logs._handler._limiter._keys)
+
+
+def test_what_happens_to_partitions_names_each_of_them() -> None:
+    with logging_to() as (written, _):
+        watch = observer()
+        for number in range(1_000):
+            stream = Partition(f"orders.{number}", 0)
+            watch.partitions_assigned([stream])
+            watch.partition_problem(stream, Problem(Reason.DATA_LOSS, f"{number} gone"))
+        watch.partition_problem(ORDERS, Problem(Reason.EVENT_SOURCE_NOT_FOUND, "no such stream"))
+    stopped = [line for line in written.objects if line["event"] == "partition stopped"]
+    assert {f"orders.{number}" for number in range(50)} <= {line["topic"] for line in stopped}
+    assert stopped[-1]["reason"] == "EVENT_SOURCE_NOT_FOUND", "another reason is no repeat"
+    assert len(written.lines) < 300
+
+
+def test_the_summary_of_a_client_s_messages_has_the_newest_with_its_exception() -> None:
+    with logging_to() as (written, _):
+        for number in range(5):
+            try:
+                raise OSError(f"no route {number}")
+            except OSError:
+                logging.getLogger("aiokafka").exception("node %d", number)
+    assert written.objects[-1]["event"] == "node 4 (repeated 2 times in 0 s)"
+    assert written.objects[-1]["exception"] == "OSError: no route 4"
+
+
+def test_a_message_whose_values_do_not_fit_it_reaches_nobody_s_call(capsys: pytest.CaptureFixture[str]) -> None:
+    with logging_to() as (written, logs):
+        wrong = {"name": "aiokafka", "levelno": logging.ERROR, "msg": "%d nodes", "args": ("no",)}
+        for _ in range(5):
+            logs._handler.handle(logging.makeLogRecord(wrong))
+    assert written.lines == []
+    assert capsys.readouterr().err.count("--- Logging error ---") == 5
+
+
+def test_a_record_given_up_says_why() -> None:
+    error = FunctionError(ErrorKind.ERROR, "ValueError", "bad amount", stack="Traceback\n  line")
+    letter = DeadLetter(record(), "m", "f", Condition.RETRY_ATTEMPTS_EXHAUSTED, 3, error, 5, "here", "group")
+    with logging_to() as (written, _):
+        observer().given_up(letter, stored=True)
+        observer().given_up(letter, stored=False)
+    assert [(line["error"], line["error_type"], line["error_text"]) for line in written.objects] == [
+        ("error", "ValueError", "bad amount")
+    ] * 2
+    assert not any("stack" in line for line in written.objects)
+
+
+def test_a_drain_that_left_records_unsettled_says_so() -> None:
+    with logging_to() as (written, _):
+        observer().partition_drained(ORDERS, 7.0, 0, 2)
+        observer().partition_drained(ORDERS, 0.1, 0, 0)
+    [late, clean] = written.objects
+    assert late["event"] == "partition let go with records that did not settle in time: they come again"
+    assert (late["level"], late["unsettled"], late["repeated"]) == ("warning", 2, 0)
+    assert (clean["event"], clean["unsettled"]) == ("partition drained", 0)
 
 
 def test_the_ledger_is_never_a_repeat() -> None:
@@ -298,7 +392,9 @@ def test_no_key_value_or_header_is_ever_logged() -> None:
         watch.stale_results(ORDERS, 1)
         watch.partitions_assigned([ORDERS, Partition("orders", 1)])
         watch.partitions_revoked([ORDERS])
-        watch.partition_drained(ORDERS, 1.0, 4)
+        watch.partition_drained(ORDERS, 1.0, 4, 0)
+        watch.partition_drained(ORDERS, 1.0, 0, 2)
+        watch.invocation_cancelled(call)
         watch.partition_paused(ORDERS, "buffer_bytes", "3")
         watch.partition_resumed(ORDERS)
         watch.data_lost(ORDERS, 1, 11, None)
