@@ -119,6 +119,13 @@ class FunctionError(msgspec.Struct, frozen=True):
     status_code: int | None = None
 
 
+class LastError(NamedTuple):
+    """What an invocation that did not succeed said last, and when, in the clock's seconds."""
+
+    error: FunctionError
+    at: float
+
+
 class Succeeded(msgspec.Struct, frozen=True):
     """Every record of the invocation was dealt with."""
 

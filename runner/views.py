@@ -8,6 +8,7 @@ from runner.engine.lane import LaneState
 from runner.engine.mapping import Mapping
 from runner.engine.partition import PartitionWorker
 from runner.engine.supervisor import Slot
+from runner.model import Partition, Problem
 from runner.telemetry.snapshot import MappingSnapshot, PartitionSnapshot
 
 
@@ -31,7 +32,15 @@ def snapshot_of(slot: Slot, now: float) -> MappingSnapshot:
         problem=slot.current_problem,
         last_processing_result=mapping.dispatcher.last_result,
         joined=slot.is_ready or mapping.source.joined,
-        partitions=[_partition(mapping, worker, now) for worker in mapping.workers.values()],
+        last_error=mapping.dispatcher.last_error,
+        partitions=[
+            *(_partition(mapping, worker, now) for worker in mapping.workers.values()),
+            *(
+                _stopped(partition, problem)
+                for partition, problem in mapping.troubles.by_partition.items()
+                if partition not in mapping.workers
+            ),
+        ],
         inflight=mapping.dispatcher.in_flight,
         waiting=mapping.dispatcher.queued,
         concurrency_limit=mapping.policy.maximum_concurrency,
@@ -56,7 +65,25 @@ def _partition(mapping: Mapping, worker: PartitionWorker, now: float) -> Partiti
         blocking_lane=None if lane is None or worker.flow.reason is None else str(lane.index),
         waiting_for=_waiting_for(worker, unsettled),
         checkpoint=tracker.checkpoint,
-        problem=mapping.partition_problems.get(worker.partition),
+        problem=mapping.troubles.by_partition.get(worker.partition),
+    )
+
+
+def _stopped(partition: Partition, problem: Problem) -> PartitionSnapshot:
+    """One that is not ours because of its problem, or that we do not know the owner of."""
+    return PartitionSnapshot(
+        partition=partition,
+        assigned=False,
+        lag_records=None,
+        lag_seconds=None,
+        unsettled_records=0,
+        unsettled_bytes=0,
+        ahead_records=0,
+        paused_reason=None,
+        blocking_lane=None,
+        waiting_for="",
+        checkpoint=None,
+        problem=problem,
     )
 
 

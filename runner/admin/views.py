@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from runner.clients.secret import Secret
-from runner.model import MappingState, Partition, Position, Problem
+from runner.model import LastError, MappingState, Partition, Position, Problem
 
 
 class PartitionView(Protocol):
@@ -53,6 +53,8 @@ class MappingView(Protocol):
     @property
     def last_processing_result(self) -> str: ...
     @property
+    def last_error(self) -> LastError | None: ...
+    @property
     def joined(self) -> bool: ...
     @property
     def partitions(self) -> Sequence[PartitionView]: ...
@@ -82,6 +84,7 @@ def _mapping(view: MappingView) -> dict[str, Any]:
         "state": view.state,
         "problem": _problem(view.problem),
         "last_processing_result": view.last_processing_result,
+        "last_error": _last_error(view.last_error),
         "joined": view.joined,
         "inflight": view.inflight,
         "waiting": view.waiting,
@@ -104,9 +107,22 @@ def _partition(view: PartitionView) -> dict[str, Any]:
         "ahead_records": view.ahead_records,
         "paused_reason": view.paused_reason,
         "blocking_lane": view.blocking_lane,
-        "waiting_for": view.waiting_for,
+        "waiting_for": view.waiting_for or None,
         "checkpoint": view.checkpoint,
         "problem": _problem(view.problem),
+    }
+
+
+def _last_error(last: LastError | None) -> dict[str, str | int | float | None] | None:
+    if last is None:
+        return None
+    error = last.error
+    return {
+        "kind": error.kind,
+        "type": error.type,
+        "text": error.text,
+        "status_code": error.status_code,
+        "at": last.at,
     }
 
 

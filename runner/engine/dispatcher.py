@@ -14,7 +14,7 @@ from runner.engine.lane import Lane
 from runner.engine.partition import PartitionWorker
 from runner.engine.policy import MappingPolicy
 from runner.engine.suspects import Suspects
-from runner.model import ErrorKind, Invocation, Invoke, Outcome, PartlyFailed, Succeeded
+from runner.model import ErrorKind, FunctionError, Invocation, Invoke, LastError, Outcome, PartlyFailed, Succeeded
 from runner.ports import Clock, Function, Observer
 
 _CANCEL_GRACE = 5.0  # seconds that a cancelled invocation may take to end
@@ -42,6 +42,7 @@ class Dispatcher:
         the source names none."""
         self.in_flight = 0
         self.last_result = "No records processed"
+        self.last_error: LastError | None = None
         self._policy = policy
         self._function = function
         self._suspects = suspects
@@ -191,14 +192,21 @@ class Dispatcher:
             self._observer.stale_results(worker.partition, len(invocation.records))
             return
         error = None if isinstance(outcome, Succeeded) else outcome.error
-        if error is None:
-            self.last_result = "OK"
-        elif isinstance(outcome, PartlyFailed):
-            self.last_result = "PROBLEM: Function reported failed records"
-        elif error.kind is not ErrorKind.TOO_LARGE:
-            self.last_result = "PROBLEM: Function call failed"
+        self._note_result(outcome, error, now)
         self._observer.invocation_ended(invocation, None if error is None else error.kind, now - started, error)
         worker.on_outcome(lane, outcome, now)
+
+    def _note_result(self, outcome: Outcome, error: FunctionError | None, now: float) -> None:
+        if error is None:
+            self.last_result = "OK"
+            return
+        if error.kind is ErrorKind.TOO_LARGE:  # the function was not asked
+            return
+        self.last_error = LastError(error, now)
+        if isinstance(outcome, PartlyFailed):
+            self.last_result = "PROBLEM: Function reported failed records"
+        else:
+            self.last_result = "PROBLEM: Function call failed"
 
     async def await_stragglers(self, workers: Collection[PartitionWorker]) -> None:
         """Returns when the cancelled invocations of ``workers`` have ended, or a grace is over."""

@@ -19,6 +19,7 @@ from runner.engine.partition import PartitionWorker
 from runner.engine.policy import MappingPolicy
 from runner.engine.suspects import Suspects
 from runner.engine.timers import Timer, Timers
+from runner.engine.troubles import PartitionTroubles
 from runner.model import GiveUp, Lease, MappingState, Partition, Position, Problem, Reason
 from runner.ports import (
     AcknowledgesRecords,
@@ -66,7 +67,7 @@ class Mapping:
         self.source = source
         self.function = function
         self.workers: dict[Partition, PartitionWorker] = {}
-        self.partition_problems: dict[Partition, Problem] = {}
+        self.troubles = PartitionTroubles(observer)
         self.polled_at: float | None = None  # when the poller last turned
         self.has_joined = False  # whether an assignment, even an empty one, was ever received
         self._destination = destination
@@ -240,6 +241,7 @@ class Mapping:
             )
         self.has_joined = True
         self._observer.partitions_assigned(partitions)
+        self.troubles.assigned(partitions)
 
     async def revoked(self, partitions: Collection[Partition]) -> None:
         """Drain, checkpoint, cancel and await what is left, discard. Concurrent calls may name the same partitions; one
@@ -273,7 +275,7 @@ class Mapping:
     def _forget(self, workers: Collection[PartitionWorker]) -> None:
         for worker in workers:
             del self.workers[worker.partition]
-            self.partition_problems.pop(worker.partition, None)
+            self.troubles.forget(worker.partition)
             self._committer.forget(worker)
 
     async def _let_go(self, workers: Collection[PartitionWorker]) -> None:
@@ -329,10 +331,9 @@ class Mapping:
 
     def partition_problem(self, partition: Partition, problem: Problem | None) -> None:
         if problem is None:
-            self.partition_problems.pop(partition, None)
+            self.troubles.over(partition, is_read=partition in self.workers and partition not in self._draining)
         else:
-            self.partition_problems[partition] = problem
-        self._observer.partition_problem(partition, problem)
+            self.troubles.stopped(partition, problem)
 
     def data_lost(self, partition: Partition, first: Position, next_available: Position, records: int | None) -> None:
         self._observer.data_lost(partition, first, next_available, records)
@@ -382,7 +383,7 @@ class Mapping:
 
     @property
     def state(self) -> MappingState:
-        if self._failure is not None or self.partition_problems or self.letters.problem is not None:
+        if self._failure is not None or self.troubles.by_partition or self.letters.problem is not None:
             return MappingState.PROBLEM
         if self._stop.is_set():
             return MappingState.DISABLING
@@ -394,6 +395,4 @@ class Mapping:
     def problem(self) -> Problem | None:
         if self._failure is not None:
             return self._failure
-        for partition, problem in self.partition_problems.items():
-            return Problem(problem.reason, f"{partition}: {problem.text}", problem.hint)
-        return self.letters.problem
+        return self.troubles.problem or self.letters.problem

@@ -165,7 +165,8 @@ def _add_mapping(page: _Page, key: Key, snapshot: MappingSnapshot) -> None:
     for reason in Reason:
         page.add(metrics.MAPPING_PROBLEM, (*key, reason), reason is current)
     page.add(metrics.ASSIGNED_PARTITIONS, key, len(assigned))
-    page.add(metrics.PROBLEM_PARTITIONS, key, sum(each.problem is not None for each in assigned.values()))
+    stopped = {each.partition for each in snapshot.partitions if each.problem is not None}
+    page.add(metrics.PROBLEM_PARTITIONS, key, len(stopped))
     for pause in PauseReason:
         count = sum(each.paused_reason is pause for each in assigned.values())
         page.add(metrics.PAUSED_PARTITIONS, (*key, pause), count)

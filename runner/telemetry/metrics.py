@@ -193,13 +193,20 @@ RECORDS_REPEATED: Final = _counter(
 STALE_RECORDS: Final = _counter(
     "stale_records",
     "records",
-    "Records whose result came after their assignment was over: it moves no checkpoint, they may come again elsewhere.",
+    "Records whose result came after their assignment was over, or whose invocation was cancelled for that: they move "
+    "no checkpoint, and may come again, here or elsewhere.",
 )
 DATA_LOSSES: Final = _counter(
-    "data_losses", "ranges", "Ranges of records that the source had lost and that were passed over."
+    "data_losses",
+    "ranges",
+    "Ranges of records that the source had lost and that this process passed over. Where on_data_loss: fail stops at "
+    "one, nothing is passed over nor counted, not even when somebody moves the group on by hand: mapping_problem with "
+    "the reason DATA_LOSS shows it.",
 )
 DATA_LOSS_RECORDS: Final = _counter(
-    "data_loss_records", "records", "Records in lost ranges whose number is known, holes included."
+    "data_loss_records",
+    "records",
+    "Records in the lost ranges that were passed over, where their number is known, holes included.",
 )
 
 # --- buffers -----------------------------------------------------------------------------------------------------
@@ -228,10 +235,16 @@ MAPPING_STATE: Final = _gauge(
     "mapping_state", "boolean", "1 for the mapping's state, 0 for the others.", (*_MAPPING, "state")
 )
 MAPPING_PROBLEM: Final = _gauge(
-    "mapping_problem", "boolean", "1 for the reason of the mapping's problem, 0 for the others.", (*_MAPPING, "reason")
+    "mapping_problem",
+    "boolean",
+    "1 for the reason of the mapping's problem, 0 for the others; where partitions have several, the first one's.",
+    (*_MAPPING, "reason"),
 )
 PROBLEM_PARTITIONS: Final = _gauge(
-    "problem_partitions", "partitions", "Partitions that stopped at a place they cannot pass while others go on."
+    "problem_partitions",
+    "partitions",
+    "Partitions that cannot be read, or stopped at a place they cannot pass, while others may go on; those too that "
+    "for this reason are not assigned to this process, and have no lag.",
 )
 
 # --- limits ------------------------------------------------------------------------------------------------------

@@ -6,14 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from runner.core.flow import PauseReason
-from runner.model import MappingState, Partition, Position, Problem
+from runner.model import LastError, MappingState, Partition, Position, Problem
 
 
 @dataclass(frozen=True, slots=True)
 class PartitionSnapshot:
     """One partition of a mapping.
 
-    A partition that is not ``assigned`` (any more) is shown to people but has no series. ``lag_records`` and
+    A partition that is not ``assigned`` (any more) is shown to people, and counted where it has a problem, but has no
+    series. ``lag_records`` and
     ``lag_seconds`` are None while they were never known, and then have no series either. ``ahead_records`` are settled
     beyond the lowest unsettled record. ``blocking_lane`` names the lane whose records keep a paused partition from
     going on; ``waiting_for`` says in a few words what the partition waits for, "" when it waits for nothing.
@@ -37,6 +38,8 @@ class PartitionSnapshot:
 class MappingSnapshot:
     """One mapping.
 
+    ``last_error`` is of the newest invocation that failed, whatever came after it; None: none has, in this life of the
+    mapping.
     ``joined``: an assignment, even an empty one, was received at least once. ``inflight`` invocations hold a permit,
     ``waiting`` batches want one, ``concurrency_limit`` is the most that may be in flight (None: the process's alone
     counts). ``polled_at`` is when the poller last turned, in epoch seconds; None: not yet. ``config`` is the mapping's
@@ -55,6 +58,7 @@ class MappingSnapshot:
     concurrency_limit: int | None = None
     polled_at: float | None = None
     config: Mapping[str, object] = field(default_factory=dict)
+    last_error: LastError | None = None
 
 
 @dataclass(frozen=True, slots=True)

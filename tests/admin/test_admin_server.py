@@ -19,7 +19,7 @@ from runner.admin.health import HealthReport, readiness
 from runner.admin.server import AdminServer, AdminUnavailable
 from runner.clients.secret import Secret
 from runner.core.flow import PauseReason
-from runner.model import MappingState, Partition, Problem, Reason
+from runner.model import ErrorKind, FunctionError, LastError, MappingState, Partition, Problem, Reason
 from runner.telemetry.snapshot import LimitsSnapshot, MappingSnapshot, PartitionSnapshot, Usage
 from runner.telemetry.telemetry import Telemetry
 
@@ -76,6 +76,7 @@ def mapping(
         waiting=1,
         concurrency_limit=64,
         polled_at=1234.5,
+        last_error=LastError(FunctionError(ErrorKind.ERROR, "HTTPError", "HTTP 500", status_code=500), 1234.0),
         config={"batch_size": 100, "source": {"kafka": {"password": Secret(literal=PASSWORD)}}},
     )
 
@@ -188,6 +189,7 @@ async def test_mappings_show_everything_but_secrets(world: World) -> None:
         "state": "problem",
         "problem": {"reason": "EVENT_SOURCE_NOT_FOUND", "text": problem.text, "hint": "did you mean orders?"},
         "last_processing_result": "OK",
+        "last_error": {"kind": "error", "type": "HTTPError", "text": "HTTP 500", "status_code": 500, "at": 1234.0},
         "joined": True,
         "inflight": 2,
         "waiting": 1,

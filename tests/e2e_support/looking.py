@@ -43,7 +43,7 @@ async def until_problem(
 async def waiting_for(runner: RunnerProcess, name: str, partition: int) -> str:
     """In words what the lanes of a partition wait for; empty while the partition is not assigned."""
     view = await mapping_view(runner, name)
-    return next((str(each["waiting_for"]) for each in view["partitions"] if each["partition"] == partition), "")
+    return next((str(each["waiting_for"] or "") for each in view["partitions"] if each["partition"] == partition), "")
 
 
 def _reason_in(view: dict[str, Any]) -> str | None:

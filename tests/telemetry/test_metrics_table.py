@@ -232,6 +232,16 @@ def test_a_stopped_partition_is_counted(telemetry: Telemetry, board: Board) -> N
     assert value(telemetry, "problem_partitions") == 1
 
 
+def test_a_partition_that_could_not_be_assigned_is_counted_and_has_no_series(
+    telemetry: Telemetry, board: Board
+) -> None:
+    gone = partition(2, assigned=False, problem=Problem(Reason.EVENT_SOURCE_NOT_FOUND, "no such stream"))
+    board.mappings = [mapping(partition(0), gone)]
+    assert value(telemetry, "problem_partitions") == 1
+    assert value(telemetry, "assigned_partitions") == 1
+    assert series(telemetry, partition="2") == set()
+
+
 def test_a_mapping_listed_twice_while_it_is_replaced_has_each_series_once(telemetry: Telemetry, board: Board) -> None:
     board.mappings = [mapping(partition(), state=MappingState.DISABLING), mapping(state=MappingState.CREATING)]
     assert value(telemetry, "mapping_state", state="creating") == 1
@@ -324,12 +334,13 @@ def test_every_verb_of_the_observer_moves_its_metric(telemetry: Telemetry) -> No
     observer.checkpoint_failed("another owner", fenced=True)
     observer.stale_results(ORDERS, 6)
     observer.stale_results(None, 1)
+    observer.invocation_cancelled(invocation)
     observer.partitions_assigned([ORDERS])
     observer.partitions_revoked([ORDERS])
     observer.records_redelivered(ORDERS, 4)
     observer.records_trimmed(ORDERS, 3)
-    observer.partition_drained(ORDERS, 1.0, 9)
-    observer.partition_drained(ORDERS, 1.0, 0)
+    observer.partition_drained(ORDERS, 1.0, 9, 0)
+    observer.partition_drained(ORDERS, 1.0, 0, 2)
     observer.partition_paused(ORDERS, PauseReason.BUFFER_BYTES, "lane 3")
     observer.partition_resumed(ORDERS)
     observer.data_lost(ORDERS, 1, 11, 10)
@@ -355,7 +366,7 @@ def test_every_verb_of_the_observer_moves_its_metric(telemetry: Telemetry) -> No
         ("checkpoints_total", {"result": "failed"}, 1),
         ("checkpoints_total", {"result": "fenced"}, 1),
         ("checkpoint_duration_seconds_count", {}, 1),
-        ("stale_records_total", {}, 7),
+        ("stale_records_total", {}, 9),
         ("rebalances_total", {}, 1),
         ("drain_duration_seconds_count", {}, 2),
         ("records_redelivered_total", {}, 4),
