@@ -17,13 +17,28 @@ NO_TIMESTAMP: Final = -1
 
 
 class Partition(NamedTuple):
-    """The unit of order of a source: a Kafka partition, a file, a stream key."""
+    """The unit of order of a source: a Kafka partition, a file, a stream key. As a text it is for people."""
 
     topic: str
     number: int
 
     def __str__(self) -> str:
+        return self.identifier
+
+    @property
+    def identifier(self) -> str:
+        """For programs: of the same build for every source."""
         return f"{self.topic}-{self.number}"
+
+
+class WholeTopic(Partition):
+    """The only partition that its topic can have, such as a stream key, equal to any other of its topic and number.
+    People know it by its topic alone: with a number behind it, it would read like an entry's id."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return self.topic
 
 
 class TimestampType(enum.StrEnum):
@@ -276,7 +291,7 @@ class Invocation:
     def idempotency_key(self) -> str:
         """Stable for the same mapping, partition and set of records, whatever the attempt or the process."""
         digest = hashlib.blake2b(digest_size=16)
-        digest.update(f"{self.mapping}\0{self.partition}\0".encode())
+        digest.update(f"{self.mapping}\0{self.partition.identifier}\0".encode())
         digest.update(",".join([str(record.position) for record in self.records]).encode())
         return digest.hexdigest()
 

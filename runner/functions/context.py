@@ -60,7 +60,7 @@ class LambdaContext:
 
     @property
     def log_stream_name(self) -> str:
-        return f"{self._invocation.mapping}/{self._invocation.partition}"
+        return f"{self._invocation.mapping}/{self._invocation.partition.identifier}"
 
     @property
     def mapping(self) -> str:
@@ -68,7 +68,7 @@ class LambdaContext:
 
     @property
     def partition(self) -> str:
-        return str(self._invocation.partition)
+        return self._invocation.partition.identifier
 
     @property
     def first_position(self) -> Position:

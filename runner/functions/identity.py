@@ -30,7 +30,7 @@ def identity_headers(invocation: Invocation) -> list[tuple[str, str]]:
     """Names and values; what is not visible ASCII, and ``%``, is percent-encoded in the values."""
     headers = [
         ("Stream-Runner-Mapping", _value(invocation.mapping)),
-        ("Stream-Runner-Partition", _value(str(invocation.partition))),
+        ("Stream-Runner-Partition", _value(invocation.partition.identifier)),
         ("Stream-Runner-First-Position", _value(str(invocation.first_position))),
         ("Stream-Runner-Last-Position", _value(str(invocation.last_position))),
         ("Stream-Runner-Attempt", str(invocation.attempt)),

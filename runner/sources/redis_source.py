@@ -17,7 +17,7 @@ from runner.clients.redis_entries import FieldNames
 from runner.clients.redis_errors import RedisFailure, problem_of
 from runner.clients.redis_slots import companion_key
 from runner.core.lease import LeaseTimes
-from runner.model import Backlog, Fetched, Partition, Position, Problem, Reason, Record
+from runner.model import Backlog, Fetched, Partition, Position, Problem, Reason, Record, WholeTopic
 from runner.ports import CheckpointFailed, CheckpointFenced, SourceError, SourceListener
 from runner.sources.redis_holding import Holding, Memory, StartPolicy, absent
 from runner.sources.redis_reader import BEGINNING, StreamPlace
@@ -91,7 +91,7 @@ class RedisSource(ABC):
         return (
             self._settings.stop_at_end
             and self._has_joined
-            and all(self._has_reached_its_end(Partition(stream, 0)) for stream in self._settings.streams)
+            and all(self._has_reached_its_end(WholeTopic(stream, 0)) for stream in self._settings.streams)
         )
 
     @abstractmethod
@@ -145,7 +145,7 @@ class RedisSource(ABC):
     def _place(self, stream: str) -> StreamPlace:
         name, group = stream.encode(), self._settings.group.encode()
         lease_key = companion_key(name, b":stream-runner:" + group)
-        return StreamPlace(Partition(stream, 0), name, lease_key, group, self._consumer)
+        return StreamPlace(WholeTopic(stream, 0), name, lease_key, group, self._consumer)
 
     async def _end_of(self, place: StreamPlace) -> str:
         """The last id of a stream now, BEGINNING of an empty one. Raises SourceError: there is no such stream."""

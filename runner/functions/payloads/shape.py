@@ -25,7 +25,7 @@ class EventShape:
 
     def group_of(self, partition: Partition) -> str:
         """Under what name the event holds the partition's records, and an identifier names it."""
-        return json_text(partition.topic if self.number is None else str(partition))
+        return json_text(partition.topic if self.number is None else partition.identifier)
 
     def place_of(self, partition: Partition) -> dict[str, str | int]:
         """The members of a record that say which partition it is of."""
