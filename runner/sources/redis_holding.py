@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -234,7 +235,8 @@ class Holding:
             Reason.DATA_LOSS,
             f"{lost.entries} entries of {self.partition.topic!r} were trimmed before they were read: "
             f"{lost.first} to {lost.next_available}",
-            "set on_data_loss: continue to go on without what is lost, or move the group on with XGROUP SETID",
+            "set on_data_loss: continue to go on without what is lost, or move the group on: XGROUP SETID "
+            f"{shlex.quote(self.partition.topic)} {shlex.quote(self.place.group.decode())} 0",
         )
 
     def _on_absent_field(self, name: bytes, warning: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -185,21 +186,24 @@ async def test_what_goes_while_nothing_is_read_is_told_before_anything_behind_it
 
 @COUNTING
 async def test_it_stops_at_a_loss_says_so_and_goes_on_by_itself_when_the_group_is_set(
-    client: Redis, stream: str, group: str, new_replica: Callable[..., Replica]
+    redis_server: RedisServer, client: Redis, stream: str, group: str
 ) -> None:
-    replica = new_replica()
+    stream, group = f"{stream} it's", f"{group};"
+    replica = a_replica(redis_server.url, [stream], group)
     async with running_at_the_end(replica, client, stream):
         kept = await lose(client, stream, 6, 4)
         problem = await until_stopped(replica)
         assert problem.reason is Reason.DATA_LOSS
         assert "6 entries" in problem.text
+        command = shlex.split(problem.hint.partition("move the group on: ")[2])
+        assert command == ["XGROUP", "SETID", stream, group, "0"], "as a shell takes it"
         before = await commands(client)
         await anyio.sleep(1.0)
         assert await commands(client) - before < 300, "it is looked at now and then"
         assert len(replica.seen) == 10, "nothing is passed over"
         assert replica.problems[-1] is not None, "it shows for as long as it lasts"
         assert replica.lost_streams == [stream], "the assignment is over once"
-        await raw(client, "XGROUP", "SETID", stream, group, "0")
+        await raw(client, *command)
         await until(lambda: places(replica)[10:] == kept, what="it goes on")
         await until(lambda: replica.problems[-1] is None, what="nothing is wrong any more")
     assert replica.losses == []
