@@ -23,7 +23,7 @@ from runner.admin.server import AdminServer
 from runner.assembly import Assembly
 from runner.config import Config, ConfigInvalid
 from runner.engine.clock import LoopClock
-from runner.engine.supervisor import Supervisor
+from runner.engine.supervisor import Changes, Supervisor
 from runner.model import MappingState, Settlement
 from runner.progress import Progress
 from runner.telemetry.logs import Logs
@@ -158,13 +158,14 @@ class Service:
             _log.error("reload refused", error="admin.listen cannot change while running", hint="restart the process")
             return
         self._config = config
-        self._reconcile(config)
+        changes = self._reconcile(config)
         self._telemetry.config_loaded(successful=True, now=self._clock.now())
-        _log.info("configuration reloaded", mappings=len(config.mappings))
+        _log.info("configuration reloaded", mappings=len(config.mappings), **changes._asdict())
 
-    def _reconcile(self, config: Config) -> None:
-        self._supervisor.reconcile(self._assembly.desired(config))
+    def _reconcile(self, config: Config) -> Changes:
+        changes = self._supervisor.reconcile(self._assembly.desired(config))
         self._forget_gone()
+        return changes
 
     def _forget_gone(self) -> None:
         """Series of mappings, and of pairs of mapping and function, that neither run nor are wanted."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Mapping as Dict
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import anyio
 import anyio.abc
@@ -34,6 +35,14 @@ class Desired:
     observer: Observer
     enabled: bool = True
     until_caught_up: bool = False
+
+
+class Changes(NamedTuple):
+    """What a new configuration makes of the mappings, by name; the others see nothing of it."""
+
+    added: Sequence[str] = ()
+    removed: Sequence[str] = ()
+    changed: Sequence[str] = ()
 
 
 class Slot:
@@ -107,12 +116,13 @@ class Supervisor:
         names = [*self._desired, *(name for name in self._slots if name not in self._desired)]
         return iter([self._slots[name] for name in names if name in self._slots])
 
-    def reconcile(self, desired: Dict[str, Desired]) -> None:
+    def reconcile(self, desired: Dict[str, Desired]) -> Changes:
         """Make what runs equal to ``desired``, in the background; unchanged mappings see nothing.
 
         What is new or changed joins after all that had to go has left, since it may have taken over its group."""
         if self._is_stopping:
-            return
+            return Changes()
+        changes = _changes(self._desired, desired)
         self._desired = desired
         joining: list[Slot] = []
         for name, slot in list(self._slots.items()):
@@ -129,6 +139,7 @@ class Supervisor:
         leaving = [slot.left for slot in self._slots.values() if slot.is_leaving]
         for slot in joining:
             slot.after += leaving
+        return changes
 
     def stop(self) -> None:
         """Drain every mapping; ``run`` returns when the last one is gone."""
@@ -223,6 +234,14 @@ class Supervisor:
             slot.left.set()
         desired.observer.state_changed(MappingState.DISABLED, None)
         return None
+
+
+def _changes(before: Dict[str, Desired], after: Dict[str, Desired]) -> Changes:
+    return Changes(
+        added=[name for name in after if name not in before],
+        removed=[name for name in before if name not in after],
+        changed=[name for name in after if name in before and after[name].fingerprint != before[name].fingerprint],
+    )
 
 
 def _innermost(error: BaseException) -> BaseException:

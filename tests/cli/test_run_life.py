@@ -224,7 +224,8 @@ async def test_an_invalid_reload_changes_nothing_and_says_why(
 
     runner.config_file.write_text(before)
     runner.reload()
-    await until_logged(runner, "configuration reloaded")
+    reloaded = await until_logged(runner, "configuration reloaded")
+    assert (reloaded["added"], reloaded["removed"], reloaded["changed"]) == ([], [], [])
     scrape = await runner.scrape()
     assert scrape.value("stream_runner_config_last_reload_successful") == 1
     assert scrape.value("stream_runner_rebalances_total", mapping="m") == 1, "it is the same mapping as before"

@@ -40,6 +40,15 @@ async def test_a_changed_mapping_is_drained_and_out_before_its_successor_joins()
     assert [repeated for _, repeated in fleet.observer("m").repeated] == [0, 0]
 
 
+async def test_a_reload_says_what_it_changes() -> None:
+    fleet = Fleet()
+    desired = fleet.desired
+    async with fleet.running(desired("same"), desired("other"), desired("old")):
+        changes = fleet.reconcile(desired("new"), desired("same"), desired("other", version=2))
+        assert changes == (["new"], ["old"], ["other"])
+        assert fleet.reconcile(desired("new"), desired("same"), desired("other", version=2)) == ([], [], [])
+
+
 async def test_a_removed_mapping_drains_and_is_gone() -> None:
     fleet = Fleet()
     fleet.fill("m", 2)

@@ -11,7 +11,7 @@ import anyio
 from engine_harness.observing import RecordingObserver
 from engine_harness.world import TIME_LIMIT, World
 from runner.engine.mapping import Mapping
-from runner.engine.supervisor import Desired, Slot, Supervisor
+from runner.engine.supervisor import Changes, Desired, Slot, Supervisor
 from runner.model import MappingState, Reason
 from runner.testing import MemorySource, MemoryStream, ScriptedFunction
 from runner.testing.function import Script
@@ -105,8 +105,8 @@ class Fleet:
     def observer(self, name: str) -> RecordingObserver:
         return self.observers.setdefault(name, RecordingObserver())
 
-    def reconcile(self, *desired: Desired) -> None:
-        self.supervisor.reconcile({each.name: each for each in desired})
+    def reconcile(self, *desired: Desired) -> Changes:
+        return self.supervisor.reconcile({each.name: each for each in desired})
 
     def slot(self, name: str) -> Slot:
         [slot] = [slot for slot in self.supervisor.slots if slot.shown.name == name]
