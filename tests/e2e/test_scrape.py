@@ -17,7 +17,6 @@ from e2e_support.scale import scaled
 from kafka_harness import placement, producing, topics
 from kafka_harness.behaviour import Behaviour, Fault
 from kafka_harness.broker import Broker
-from kafka_harness.component import ComponentMissing, find_program
 from kafka_harness.function_process import FunctionProcess
 from kafka_harness.naming import NewTopic
 from kafka_harness.ports import free_port
@@ -31,15 +30,6 @@ pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(120)]
 _DELAY = scaled(3, 30)
 _OLD = 3_600
 _TOLERANCE = 1.0
-
-
-@pytest.fixture
-def promtool(component_missing: Callable[[str], None]) -> str:
-    try:
-        return find_program("promtool", "install Prometheus (Debian: prometheus)")
-    except ComponentMissing as missing:
-        component_missing(str(missing))
-        raise
 
 
 async def test_lag_follows_an_injected_delay_within_a_second(
