@@ -23,7 +23,8 @@ LEDGER: Final = "runner.ledger"
 """The logger of what must be found in the log every time, such as a dropped record's position: never a repeat."""
 
 PARTITIONS: Final = "runner.partitions"
-"""The logger of what happens to single partitions: a process has many, and the name of each is news."""
+"""The logger of what happens to single partitions, and where they are kept: there are many, and the name of each is
+news."""
 
 _PARTITIONS_BURST: Final = 100
 

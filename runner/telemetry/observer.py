@@ -207,7 +207,7 @@ class MappingObserver(Observer):
             self._partitions.error("partition stopped", **_place(partition), **_reason(problem))
 
     def source_warning(self, text: str) -> None:
-        self._log.warning("the source warns", text=text)
+        self._partitions.warning("the source warns", text=text)  # told once for each place, and there are many
 
     def crashed(self, traceback: str) -> None:
         self._log.error("a defect ended the mapping: it is started again", stack=traceback)
