@@ -22,6 +22,9 @@ _MOST_CONNECTIONS: Final = 16
 _IMMEDIATE_TRIES: Final = 5
 """A slot is followed so often without a pause; then a node that sends us round in circles costs little."""
 _PAUSE: Final = 0.05
+_LONGEST_PAUSE: Final = 1.0
+_GROWTH: Final = 1.5
+"""From pause to pause: what is over after a moment is noticed at once, and what lasts costs little."""
 
 _FOLLOWED: Final = frozenset(
     {FailureKind.MOVED, FailureKind.ASK, FailureKind.TRY_AGAIN, FailureKind.CLUSTER_DOWN, FailureKind.MASTER_DOWN}
@@ -37,9 +40,9 @@ _PLACE_IS_DOUBTFUL: Final = frozenset(
         FailureKind.LOADING,
         FailureKind.READ_ONLY,
         FailureKind.MASTER_DOWN,
-        FailureKind.CLUSTER_DOWN,
     }
 )
+"""Not where a node says that nobody serves a slot: its connections are good, and its other slots may be served."""
 _ELSEWHERE: Final = re.compile(r"(?:MOVED|ASK) (?P<slot>\d+) (?P<host>.*):(?P<port>\d+)")
 _ASKING: Final = pack(("ASKING",))
 
@@ -74,14 +77,18 @@ class Script:
 
 
 class _Command:
-    """One command on its way. ``sent``: it may have reached the server at ``place``, which has not refused it."""
+    """One command on its way. ``sent``: it may have reached the server at ``place``, which has not refused it.
 
-    __slots__ = ("last_refusal", "packed", "place", "sent", "slot")
+    ``version`` is that of what was known of the topology when ``place`` was looked up.
+    """
+
+    __slots__ = ("last_refusal", "packed", "place", "sent", "slot", "version")
 
     def __init__(self, packed: bytes, slot: int | None) -> None:
         self.packed = packed
         self.slot = slot
         self.place: Address | None = None
+        self.version = 0
         self.sent = False
         self.last_refusal: RedisFailure | None = None
 
@@ -116,7 +123,7 @@ class _Commands:
         except TimeoutError as error:
             if command.place is not None:
                 # One that is silent may have been replaced by another that is not.
-                self._doubt(FailureKind.TIMEOUT, command.place)
+                self._doubt(FailureKind.TIMEOUT, command.place, command.version)
             raise command.overdue(str(self._connection), timeout) from error
 
     async def run(
@@ -136,7 +143,7 @@ class _Commands:
     def refused(self, text: bytes) -> RedisFailure:
         failure = refusal(text.decode("utf-8", "replace"))
         for address in list(self._idle):
-            self._doubt(failure.kind, address)
+            self._doubt(failure.kind, address, self._topology.version)
         return failure
 
     async def close(self) -> None:
@@ -151,27 +158,35 @@ class _Commands:
     async def _deliver(self, command: _Command) -> Reply:
         """Send it until some server takes it: where it was sent first, or where that one says. Raises RedisFailure."""
         asked: Address | None = None
-        tries = 0
+        detours, pause = 0, _PAUSE
         while True:
             try:
                 return await self._try(command, asked)
             except RedisFailure as failure:
                 if not self._is_cluster or failure.kind not in _FOLLOWED:
                     raise
-                command.last_refusal = failure
                 asked = self._follow(failure, command)
-                tries += 1
-                if failure.kind not in _NEEDS_NO_PAUSE or tries > _IMMEDIATE_TRIES:
+                if failure.kind not in _NEEDS_NO_PAUSE:
+                    await asyncio.sleep(pause)
+                    pause = min(pause * _GROWTH, _LONGEST_PAUSE)
+                    continue
+                detours += 1
+                if detours > _IMMEDIATE_TRIES:
                     await asyncio.sleep(_PAUSE)
 
     def _follow(self, refusal: RedisFailure, command: _Command) -> Address | None:
         """The node to be asked next, just this once; None for the one that serves the slot."""
+        place = command.place
+        # It has answered: should the time be over before the next try, nothing is wrong with it.
+        command.last_refusal, command.place = refusal, None
+        if refusal.kind is FailureKind.CLUSTER_DOWN and command.slot is not None:
+            self._topology.refused(command.slot, command.version)
         elsewhere = _ELSEWHERE.match(refusal.text)
         if elsewhere is None:
             return None
-        assert command.place is not None, "somebody has refused it"
+        assert place is not None, "somebody has refused it"
         # A node that does not know the other's host says only the port: the host is its own.
-        address = Address(elsewhere["host"].strip("[]") or command.place.host, int(elsewhere["port"]))
+        address = Address(elsewhere["host"].strip("[]") or place.host, int(elsewhere["port"]))
         if refusal.kind is FailureKind.ASK:
             return address
         self._topology.moved(int(elsewhere["slot"]), address)
@@ -181,10 +196,11 @@ class _Commands:
         while True:
             address = asked or self._topology.known(command.slot) or await self._topology.locate(command.slot)
             async with self._permits[address]:
-                command.place = address
-                wire = await self._wire(address, command.slot, asked)
+                command.place, command.version = address, self._topology.version
+                wire = await self._wire(address, command, asked)
                 if wire is not None:
                     return await self._call(command, wire, asks=asked is not None)
+                command.place = None
 
     async def _call(self, command: _Command, wire: Wire, *, asks: bool) -> Reply:
         self._in_use.add(wire)
@@ -195,27 +211,27 @@ class _Commands:
             return await wire.call(command.packed)
         except RedisFailure as failure:
             command.sent = failure.effect is Effect.UNKNOWN
-            self._doubt(failure.kind, wire.address)
+            self._doubt(failure.kind, wire.address, command.version)
             raise
         finally:
             self._in_use.discard(wire)
             self._put_back(wire)
 
-    async def _wire(self, address: Address, slot: int | None, asked: Address | None) -> Wire | None:
+    async def _wire(self, address: Address, command: _Command, asked: Address | None) -> Wire | None:
         """A connection to ``address``; None when another is to be used by now, unless it was ``asked`` for."""
         if self._closed:
             raise RedisFailure(FailureKind.CLOSED, str(self._connection))
-        if asked is None and self._topology.known(slot) != address:
+        if asked is None and self._topology.known(command.slot) != address:
             return None
         wire = self._take(address)
         if wire is not None:
             return wire
-        if asked is None and await self._topology.locate(slot) != address:
+        if asked is None and await self._topology.locate(command.slot) != address:
             return None
         try:
             return await Wire.connect(address, self._connection.url.database, self._connection.login)
         except RedisFailure as failure:
-            self._doubt(failure.kind, address)
+            self._doubt(failure.kind, address, command.version)
             raise
 
     def _take(self, address: Address) -> Wire | None:
@@ -233,11 +249,11 @@ class _Commands:
         else:
             wire.drop()
 
-    def _doubt(self, kind: FailureKind, address: Address) -> None:
+    def _doubt(self, kind: FailureKind, address: Address, version: int) -> None:
         """After some failures the server at ``address`` may be the wrong one, and its other connections as well."""
         if kind not in _PLACE_IS_DOUBTFUL:
             return
-        self._topology.forget(address)
+        self._topology.forget(address, version)
         for wire in self._idle.pop(address, []):
             wire.drop()
 
@@ -288,8 +304,10 @@ class RedisClient:
         return DedicatedRedis(_Commands(self._connection, self._topology, most), read_timeout)
 
     async def close(self) -> None:
-        """Close what it has opened itself: commands under way fail. Takes no time, never raises."""
+        """Close what it has opened itself: commands under way fail, and those of its dedicated ones that have not found
+        their server yet. Takes no time, never raises."""
         await self._commands.close()
+        await self._topology.close()
 
 
 class DedicatedRedis:

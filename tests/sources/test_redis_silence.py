@@ -13,9 +13,10 @@ from redis.asyncio import RedisCluster
 from kafka_harness.waiting import until
 from redis_harness.client import connect, connect_cluster, raw
 from redis_harness.cluster import RedisCluster as Nodes
-from redis_harness.fixtures import NewRedis, NewRedisCluster
+from redis_harness.fixtures import NewRedis, NewRedisCluster, NewSentinel
 from redis_harness.flavour import Flavour
 from redis_harness.options import AclUser, RedisOptions
+from redis_harness.proxy import Proxy
 from redis_harness.replica import LEASE, Replica, a_replica, fill, places
 from redis_harness.server import RedisServer
 from runner.clients.redis import RedisClient, RedisConnection
@@ -75,6 +76,50 @@ async def _goes_on(replica: Replica, client: RedisCluster, streams: list[str], t
     expected = total * len(streams)
     await until(lambda: len({each for each in places(replica) if each[0] in streams}) == expected, what="it is read")
     assert time.monotonic() - began < LEASE.heartbeat + 1.0
+
+
+async def test_two_silent_nodes_cost_the_others_no_lease(
+    new_redis_cluster: NewRedisCluster, new_stream: Callable[[], str]
+) -> None:
+    cluster = await new_redis_cluster(nodes=4, node_timeout_ms=60_000)
+    *silent, other = cluster.nodes[:3]
+    gone = [name for node in silent for name in await names_at(cluster, node, new_stream, 2)]
+    there = await names_at(cluster, other, new_stream, 4)
+    group = await group_whose_registry_is_at(cluster, other, gone + there, new_stream)
+    one = a_replica(url_of(cluster), gone + there, group, command_timeout=3.0)
+    async with connect_cluster(cluster.url) as client:
+        for stream in gone + there:
+            await fill(client, stream, 1)
+    async with one.running():
+        await until(lambda: len(one.seen) == len(gone + there), what="all is read")
+        for node in silent:
+            node.pause()
+        await until(lambda: one.owned == set(there), what="what cannot be renewed is given up")
+        await anyio.sleep(2 * LEASE.duration)
+        assert one.owned == set(there)
+        assert sorted(one.lost_streams) == sorted(gone)
+        for node in silent:
+            node.resume()
+        await until(lambda: one.owned == {*gone, *there}, what="it is taken again", timeout=10)
+
+
+async def test_a_master_falls_silent_together_with_the_sentinel_that_is_asked_first(
+    new_sentinel: NewSentinel, new_stream: Callable[[], str]
+) -> None:
+    watched, stream = await new_sentinel(), new_stream()
+    port = watched.sentinels[0].port
+    async with Proxy(port) as first, Proxy(port) as second:
+        url = f"redis+sentinel://{first.address},{second.address}/{watched.service}"
+        replica = a_replica(url, [stream], new_stream())
+        async with connect((await watched.master()).url) as client:
+            await fill(client, stream, 1)
+        async with replica.running():
+            await until(lambda: len(replica.seen) == 1, what="it reads")
+            first.stall()
+            promoted = await watched.failover(freeze=True)
+            async with connect(promoted.url) as client:
+                added = await fill(client, stream, 1)
+            await until(lambda: set(added) <= set(places(replica)), what="it reads on", timeout=10)
 
 
 async def test_commands_for_a_silent_node_hold_up_no_others(new_redis_cluster: NewRedisCluster) -> None:
