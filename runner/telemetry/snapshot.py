@@ -15,9 +15,9 @@ class PartitionSnapshot:
 
     A partition that is not ``assigned`` (any more) is shown to people, and counted where it has a problem, but has no
     series. ``lag_records`` and ``lag_seconds`` are None while they were never known, and then have no series either.
-    ``ahead_records`` are settled beyond the lowest unsettled record. ``blocking_lane`` names the lane whose records keep
-    a paused partition from going on; ``waiting_for`` says in a few words what the partition waits for, "" when it waits
-    for nothing.
+    ``ahead_records`` are settled beyond the lowest unsettled record. ``blocking_lane`` names the lane whose records
+    keep a paused partition from going on; ``waiting_for`` says in a few words what the partition waits for, "" when it
+    waits for nothing.
     """
 
     partition: Partition

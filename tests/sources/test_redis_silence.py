@@ -83,10 +83,10 @@ async def test_two_silent_nodes_cost_the_others_no_lease(
 ) -> None:
     cluster = await new_redis_cluster(nodes=4, node_timeout_ms=60_000)
     *silent, other = cluster.nodes[:3]
-    gone = [name for node in silent for name in await names_at(cluster, node, new_stream, 2)]
-    there = await names_at(cluster, other, new_stream, 4)
+    gone = [name for node in silent for name in await cluster.names_at(node, new_stream, 2)]
+    there = await cluster.names_at(other, new_stream, 4)
     group = await group_whose_registry_is_at(cluster, other, gone + there, new_stream)
-    one = a_replica(url_of(cluster), gone + there, group, command_timeout=3.0)
+    one = a_replica(cluster.cluster_url, gone + there, group, command_timeout=3.0)
     async with connect_cluster(cluster.url) as client:
         for stream in gone + there:
             await fill(client, stream, 1)
