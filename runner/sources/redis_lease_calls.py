@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NamedTuple, TypeAlias
 
 from runner.clients.redis import RedisClient, Script
-from runner.clients.redis_errors import FailureKind, RedisFailure
-from runner.clients.redis_slots import slot_of
+from runner.clients.redis_errors import RedisFailure
 from runner.clients.redis_wire import Reply
 from runner.core.lease import HeldLease, LeaseTimes
 from runner.sources.redis_lease_scripts import GIVE_BACK, LOOK, MOST_LEASES, RELEASE, RENEW, TAKE
 from runner.sources.redis_read_scripts import MOST_LOOKED_AT
 from runner.sources.redis_reader import BEGINNING, StreamPlace
 from runner.sources.redis_scripts import ATTEMPT
+from runner.sources.redis_together import Together
 
 _CALLS_A_CONNECTION: Final = 50
 """How many renewals go one after another over one connection in each heartbeat, about."""
@@ -55,18 +54,14 @@ class LeaseCalls:
         self._client = client
         calls = streams if client.is_cluster else math.ceil(streams / MOST_LEASES)
         self._renewals = client.dedicated(times.heartbeat, connections=math.ceil(calls / _CALLS_A_CONNECTION))
-        self._alone: set[StreamPlace] = set()  # for which there are no rights: together with them others are refused
+        self._together = Together(client)
         self._owner = owner
         self._times = times
         self._now = now
 
     def groups(self, places: Iterable[StreamPlace]) -> list[tuple[StreamPlace, ...]]:
         """Those that one call may be about, in the order of the first of each."""
-        groups: defaultdict[object, list[StreamPlace]] = defaultdict(list)
-        for place in places:
-            where = slot_of(place.lease_key) if self._client.is_cluster else None
-            groups[place if place in self._alone else where].append(place)
-        return [each for group in groups.values() for each in _batched(group, MOST_LEASES)]
+        return [each for part in self._together.parts(places) for each in _batched(part, MOST_LEASES)]
 
     async def look(self, places: Sequence[StreamPlace]) -> Sequence[Seen | RedisFailure]:
         """Of each place; they are one of ``groups``. Does not raise."""
@@ -77,7 +72,7 @@ class LeaseCalls:
             assert isinstance(reply, list)
             return [self._client.refused(each) if isinstance(each, bytes) else each for each in reply]
 
-        answers = await self._of_each(places, ask)
+        answers = await self._together.of_each(places, ask)
         return [
             answer if isinstance(answer, RedisFailure) else self._seen(place, answer)
             for place, answer in zip(places, answers, strict=True)
@@ -103,30 +98,13 @@ class LeaseCalls:
 
         return [
             answer if isinstance(answer, RedisFailure | bytes) else None
-            for answer in await self._of_each(list(generations), ask)
+            for answer in await self._together.of_each(list(generations), ask)
         ]
 
     def _renewed(self, answer: Reply, run_id: Reply) -> Reply | RedisFailure:
         if isinstance(answer, bytes):
             return self._renewals.refused(answer)
         return run_id if answer else None
-
-    async def _of_each(
-        self, places: Sequence[StreamPlace], ask: Callable[[Sequence[StreamPlace]], Awaitable[_Answers]]
-    ) -> _Answers:
-        """Who has no rights to one of the keys is refused all: then by halves."""
-        try:
-            answers = await ask(places)
-        except RedisFailure as failure:
-            if failure.kind is not FailureKind.PERMISSION:
-                return [failure] * len(places)
-            if len(places) == 1:
-                self._alone.update(places)
-                return [failure]
-            half = len(places) // 2
-            return [*await self._of_each(places[:half], ask), *await self._of_each(places[half:], ask)]
-        self._alone.difference_update(places)
-        return answers
 
     async def take(self, place: StreamPlace) -> Taken | None:
         """None: another was faster. Raises RedisFailure, as all below."""
