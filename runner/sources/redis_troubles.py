@@ -28,6 +28,11 @@ class Troubles:
         self._known: dict[str, Problem] = {}
         self._told: Problem | None = None
 
+    def go_on_with(self, tried: str, problem: Problem) -> None:
+        """It was told of somebody who tried the same before, and lasts until that works."""
+        self._failures[tried] = 1
+        self._known[tried] = self._told = problem
+
     def failed(self, tried: str, failure: RedisFailure) -> float:
         """Returns the seconds to wait before it is tried again."""
         self._failures[tried] += 1
