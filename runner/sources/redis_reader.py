@@ -30,7 +30,7 @@ BEGINNING: Final = "0-0"
 BLOCK: Final = 2.0
 """Seconds that a wait for new entries lasts, after which group and stream are looked at again: a plain reader hears
 nothing of a stream or a group that went."""
-_READING: Final = "reading"
+READING: Final = "reading"
 _CHARGING: Final = "charging"
 
 OVER: Final = frozenset({FailureKind.NO_GROUP, FailureKind.UNBLOCKED, FailureKind.WRONG_TYPE})
@@ -270,10 +270,10 @@ class StreamReader(ABC):
                     await self._until_wanted()
                     await self._read_once()
                     if self._chunk is not None or not self._reads_history:  # else it was not tried again
-                        self._troubles.worked(_READING)
+                        self._troubles.worked(READING)
             except RedisFailure as failure:
                 self._note(failure)
-                pause = self._troubles.failed(_READING, failure)
+                pause = self._troubles.failed(READING, failure)
                 # What the server handed out in a reply that was lost is pending, behind all that came.
                 self._reads_history = True
                 await anyio.sleep(pause)

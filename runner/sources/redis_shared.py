@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import count
 from typing import Final
 
 import anyio
@@ -13,18 +15,22 @@ from runner.clients.redis_entries import following_id
 from runner.clients.redis_errors import RedisFailure, problem_of
 from runner.clients.redis_wire import Reply
 from runner.model import Partition, Problem, Reason
+from runner.sources.redis_heartbeats import Heartbeats
 from runner.sources.redis_holding import Holding
 from runner.sources.redis_reader import BLOCK, AssignmentOver, StreamPlace
 from runner.sources.redis_records import RecordMaker
 from runner.sources.redis_scripts import ATTEMPT, CONSUMER_PREFIX
+from runner.sources.redis_shared_scan import HANDED_BACK
 from runner.sources.redis_shared_scripts import JOIN
-from runner.sources.redis_shared_stream import HANDED_BACK, UNTOUCHED_MS, SharedStream
+from runner.sources.redis_shared_stream import SharedStream
 from runner.sources.redis_shared_takeover_scripts import HAND_BACK
 from runner.sources.redis_source import RedisSource, RedisStreamsSettings
 from runner.sources.side_by_side import all_to_end
 
 _LOOK_PAUSE: Final = 0.5  # seconds between two tries to begin, and between an assignment and the next
 _CLOSE_LIMIT: Final = 2.0
+_UNTOUCHED_MS: Final = b"3600000"
+"""For so long what is handed back looks untouched, which is more than any process waits for."""
 
 
 class SharedStreamsSource(RedisSource):
@@ -37,7 +43,8 @@ class SharedStreamsSource(RedisSource):
 
     def __init__(self, settings: RedisStreamsSettings, *, now: Callable[[], float]) -> None:
         super().__init__(settings, CONSUMER_PREFIX + uuid.uuid4().hex.encode(), now=now)
-        self._beats = self._client.dedicated(settings.lease.heartbeat)
+        self._beats = Heartbeats(self._client, settings.lease, len(settings.streams))
+        self._turns: defaultdict[Partition, Iterator[int]] = defaultdict(partial(count, 1))
         self._places: Sequence[StreamPlace] = ()
         self._streams: dict[Partition, SharedStream] = {}  # the last of each
         self._tried: set[Partition] = set()
@@ -49,6 +56,7 @@ class SharedStreamsSource(RedisSource):
 
     def _start(self, places: Sequence[StreamPlace]) -> None:
         self._places = places
+        self._spawn(self._beats.run())
         for place in places:
             self._spawn(self._follow(place))
 
@@ -109,11 +117,11 @@ class SharedStreamsSource(RedisSource):
             if self._is_stopped:
                 return
             holding.assign()
-            self._tell(partition, "reading", None)
             self._note_tried(partition)
             await stream.run()
         except AssignmentOver as over:
-            self._tell(partition, "reading", over.problem)
+            if over.problem is not None:
+                self._tell(partition, "reading", over.problem)  # until the next assignment has read something
         except Exception as defect:
             self._note_defect(partition, defect)
         finally:
@@ -132,7 +140,9 @@ class SharedStreamsSource(RedisSource):
             timeout=settings.command_timeout,
             end=self._ends.get(partition) if settings.stop_at_end else None,
             goes_on=settings.continue_after_loss,
-            knows_all=partition not in self._streams,
+            turns=self._turns[partition],
+            is_first=partition not in self._streams,
+            problem=self._problems[partition].get("reading"),
             on_chunk=self._wake,
             on_problem=partial(self._tell, partition, "reading"),
         )
@@ -141,6 +151,7 @@ class SharedStreamsSource(RedisSource):
         """The stream is not read any more: whatever ran for it does not count."""
         assert self._listener is not None
         await stream.close()
+        stream.lease.end()  # of what still runs for it as well
         if self._holdings.get(holding.partition) is not holding:
             return  # closed
         del self._holdings[holding.partition]
@@ -180,7 +191,7 @@ class SharedStreamsSource(RedisSource):
             reply = await self._client.run(
                 HAND_BACK,
                 place.keys,
-                (place.consumer, place.group, HANDED_BACK, UNTOUCHED_MS, ATTEMPT),
+                (place.consumer, place.group, HANDED_BACK, _UNTOUCHED_MS, ATTEMPT),
                 timeout=_CLOSE_LIMIT,
             )
             assert isinstance(reply, list)

@@ -1,9 +1,11 @@
 """What the Redis source does in the server for a stream that the consumers of its group share, each in one step.
 
 The keys are those of the ordered scripts: a hash for the ``checkpoint``, and the stream. Arguments
-begin with our consumer and the group. Nothing is done to an entry but after a look at who has it: an acknowledgement,
-say, names no consumer, and would take an entry from whoever works on it. The first member of a reply says what
-happened; only ``ok`` means that anything was done.
+begin with our consumer and the group. What a client has given up on may still be on its way, and be carried out after
+what was sent later; so what takes or settles entries has a number, the turn: who is in doubt takes the next, it is kept
+in the hash under the consumer's name with the server's time, and what comes with a lower one is late. Nothing is done
+to an entry but after a look at who has it: an acknowledgement, say, names no consumer, and would take an entry from
+whoever works on it. The first member of a reply says what happened; only ``ok`` means that anything was done.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from typing import Final
 
 from runner.clients.redis import Script
 from runner.sources.redis_read_scripts import HAND_OUT
-from runner.sources.redis_scripts import BEFORE, ENDS_AT, NOW, TRIMMED, WRITE
+from runner.sources.redis_scripts import BEFORE, CONSUMER_PREFIX, ENDS_AT, NOW, TRIMMED, WRITE
 
 # Neither the group's totals nor XCLAIM tell whose an entry is: each is looked up, all at once where they lie together.
 _SORT_OUT: Final = """
@@ -24,10 +26,10 @@ local function lowest_and_highest(ids)
   return low, high
 end
 
-local function sort_out(ids)
+local function sort_out(key, ids)
   local mine = {}
   local low, high = lowest_and_highest(ids)  -- as texts: what lies outside of them is looked at by itself
-  local pending = redis.pcall('XPENDING', KEYS[2], ARGV[2], low or '-', high or '-', 2 * #ids + 1, ARGV[1])
+  local pending = redis.pcall('XPENDING', key, ARGV[2], low, high, 2 * #ids + 1, ARGV[1])
   if pending.err then
     return pending.err
   end
@@ -36,7 +38,7 @@ local function sort_out(ids)
   end
   local ours, others, nobodys = {}, {}, {}
   for _, id in ipairs(ids) do
-    local entry = not mine[id] and redis.call('XPENDING', KEYS[2], ARGV[2], id, id, 1)[1]
+    local entry = not mine[id] and redis.call('XPENDING', key, ARGV[2], id, id, 1)[1]
     if mine[id] or (entry and entry[2] == ARGV[1]) then
       ours[#ours + 1] = id
     elseif entry then
@@ -78,14 +80,14 @@ end
 TRIMMED_PENDING: Final = (
     BEFORE
     + """
-local first
+local firsts = {}
 
-local function is_trimmed(id)
-  if not first then
-    local entry = redis.call('XRANGE', KEYS[2], '-', '+', 'COUNT', 1)[1]
-    first = entry and entry[1] or ''
+local function is_trimmed(key, id)
+  if not firsts[key] then
+    local entry = redis.call('XRANGE', key, '-', '+', 'COUNT', 1)[1]
+    firsts[key] = entry and entry[1] or ''
   end
-  return first == '' or before(id, first)
+  return firsts[key] == '' or before(id, firsts[key])
 end
 """
 )
@@ -133,8 +135,38 @@ end
 """
 )
 
-# It takes one number to see that all are ours: who knows of all that it may have been given, by its own calls in turn,
-# and has as many as it knows of, has exactly these.
+# ARGV: 1 consumer, 2 group, 3 turn. A server that has lost what it knew of it lets every one pass.
+IN_TURN: Final = """
+local kept = redis.call('HMGET', KEYS[1], ARGV[1], 'checkpoint')
+if kept[1] and tonumber(string.match(kept[1], '%d+')) > tonumber(ARGV[3]) then
+  return {'late'}
+end
+"""
+
+FORGET_MS: Final = 3_600_000
+"""Nothing is on its way to the server for so long, and a consumer that was not heard of for so long is gone."""
+
+IDENTIFY_SHARED: Final = Script(
+    NOW
+    + WRITE
+    + IN_TURN
+    + f"""
+local all = redis.call('HGETALL', KEYS[1])
+for i = 1, #all, 2 do
+  if string.find(all[i], '{CONSUMER_PREFIX.decode()}', 1, true) == 1 then
+    if tonumber(string.match(all[i + 1], ' (%d+)')) + {FORGET_MS} < now then
+      redis.call('HDEL', KEYS[1], all[i])
+    end
+  end
+end
+write(ARGV[1], ARGV[3] .. string.format(' %.0f', now))
+return {{'ok'}}
+"""
+)
+"""Refuse from now on what was sent with a lower turn. ARGV: consumer, group, turn. Reply: ok; or late."""
+
+# It takes one number to see that all are ours: who knows of all that it was given in this turn and before, of which
+# nothing is on its way any more, and has as many as it knows of, has exactly these.
 _HAS_AS_MANY: Final = """
 local function has_as_many(number)
   local summary = redis.pcall('XPENDING', KEYS[2], ARGV[2])
@@ -168,13 +200,14 @@ READ_SHARED: Final = Script(
     + _CHECKPOINT
     + _HAS_AS_MANY
     + HAND_OUT
+    + IN_TURN
     + """
 local others, nobodys, checkpoint = {}, {}, ''
-if #ARGV > 8 then
+if #ARGV > 9 then
   local failed
-  local ours = {unpack(ARGV, 9)}
-  if not has_as_many(ARGV[8]) then
-    failed, ours, others, nobodys = sort_out(ours)
+  local ours = {unpack(ARGV, 10)}
+  if not has_as_many(ARGV[9]) then
+    failed, ours, others, nobodys = sort_out(KEYS[2], ours)
     if failed then
       return {'error', failed}
     end
@@ -183,55 +216,56 @@ if #ARGV > 8 then
     redis.call('XACK', KEYS[2], ARGV[2], unpack(ours))
   end
 end
-if ARGV[3] ~= '' then
+if ARGV[4] ~= '' then
   local failed
   failed, checkpoint = checkpoint_now()
   if failed then
     return {'error', failed}
   end
-  if redis.call('HMGET', KEYS[1], 'checkpoint')[1] ~= checkpoint then
+  if kept[2] ~= checkpoint then
     write('checkpoint', checkpoint)
   end
 end
-if ARGV[4] == '' then
+if ARGV[5] == '' then
   return {'ok', others, nobodys, checkpoint}
 end
 local lost = {}
-local delivered = redis.pcall('XRANGE', KEYS[2], '-', ARGV[6], 'COUNT', 1)
+local delivered = redis.pcall('XRANGE', KEYS[2], '-', ARGV[7], 'COUNT', 1)
 if delivered.err then
   return {'error', delivered.err}
 end
 if #delivered == 0 then
   local stream, group = shown(ARGV[2])
   lost = group and trimmed(stream, group) or lost
-  if #lost > 0 and ARGV[7] == '' then
+  if #lost > 0 and ARGV[8] == '' then
     return {'trimmed', others, nobodys, checkpoint, {}, lost}
   end
   pass_over(ARGV[2], lost)
 end
-local failed, entries = hand_out(ARGV[2], ARGV[1], ARGV[4], ARGV[5])
+local failed, entries = hand_out(ARGV[2], ARGV[1], ARGV[5], ARGV[6])
 if failed then
   return {'error', failed}
 end
 return {'ok', others, nobodys, checkpoint, entries, lost, #entries == 0 and last_delivered() or ''}
 """
 )
-"""Acknowledge what is ours, keep the group's checkpoint, read on. ARGV: consumer, group, "1" to keep the checkpoint or
-"", ``>`` to read what nobody has read or "" to read nothing, how many, an id up to which the group was given
-everything, "1" to read on behind what was trimmed unread, how many entries are ours or "", and the ids to acknowledge.
+"""Acknowledge what is ours, keep the group's checkpoint, read on. ARGV: consumer, group, turn, "1" to keep the
+checkpoint or "", ``>`` to read what nobody has read or "" to read nothing, how many, an id up to which the group was
+given everything, "1" to read on behind what was trimmed unread, how many entries are ours or "", and the ids to
+acknowledge.
 Reply: ok, the ids that are another's, those that are nobody's, the checkpoint if it was to be kept (the
 group's lowest pending id, or the one after the last that it was given where that is lower), the entries, what was
 trimmed unread, as in INSPECT, and, where no entry came, the last id that the group was given, else ""; or trimmed, and
-the same but the last, where nothing is to be read behind it.
+the same but the last, where nothing is to be read behind it; or late.
 
 The last id is XINFO GROUPS', which has no entries in it: XREVRANGE and XINFO STREAM would copy one or two of any size,
 only for their ids."""
 
 # What was read before, behind all but one of the ids that there can be: it brings nothing, and a consumer that asks was
 # heard of.
-_LOOK_ALIVE: Final = """
-local function look_alive()
-  local nothing = redis.pcall('XREADGROUP', 'GROUP', ARGV[2], ARGV[1], 'COUNT', 1, 'STREAMS', KEYS[2],
+LOOK_ALIVE: Final = """
+local function look_alive(key, consumer)
+  local nothing = redis.pcall('XREADGROUP', 'GROUP', ARGV[2], consumer, 'COUNT', 1, 'STREAMS', key,
     '18446744073709551615-18446744073709551614')
   return nothing and nothing.err
 end
@@ -242,50 +276,62 @@ HEARTBEAT: Final = Script(
     + _SORT_OUT
     + LEFT_OUT
     + TRIMMED_PENDING
-    + _LOOK_ALIVE
+    + LOOK_ALIVE
     + """
-local failed, ours, others, nobodys = sort_out({unpack(ARGV, 3)})
-if failed then
-  return {'error', failed}
-end
-local there, claimed = {}, {}
-for _, id in ipairs(ours) do
-  if not is_trimmed(id) then
-    there[#there + 1] = id
+local function keep(key, ids)
+  local failed, ours, others, nobodys = nil, {}, {}, {}
+  if #ids > 0 then
+    failed, ours, others, nobodys = sort_out(key, ids)
   end
-end
-if #there > 0 then
-  local arguments = {unpack(there)}
-  arguments[#arguments + 1] = 'JUSTID'
-  claimed = redis.pcall('XCLAIM', KEYS[2], ARGV[2], ARGV[1], 0, unpack(arguments))
-  if claimed.err then
-    return {'error', claimed.err}
+  if failed then
+    return failed
   end
+  local there, claimed = {}, {}
+  for _, id in ipairs(ours) do
+    if not is_trimmed(key, id) then
+      there[#there + 1] = id
+    end
+  end
+  if #there > 0 then
+    local arguments = {unpack(there)}
+    arguments[#arguments + 1] = 'JUSTID'
+    claimed = redis.pcall('XCLAIM', key, ARGV[2], ARGV[1], 0, unpack(arguments))
+    if claimed.err then
+      return claimed.err
+    end
+  end
+  failed = #claimed == 0 and look_alive(key, ARGV[1])
+  return failed or {others, nobodys, left_out(there, claimed)}
 end
-failed = #claimed == 0 and look_alive()
-if failed then
-  return {'error', failed}
+
+local answers, done = {}, 2
+for i, key in ipairs(KEYS) do
+  local first, last = done + 2, done + 1 + tonumber(ARGV[done + 1])
+  answers[i] = keep(key, {unpack(ARGV, first, last)})
+  done = last
 end
-return {'ok', others, nobodys, left_out(there, claimed), run_id()}
+return {run_id(), unpack(answers)}
 """
 )
-"""What is ours stays so for another while; delivery counts stay as they are. ARGV: consumer, group, and the ids, if
-any. Reply: ok, the ids that are another's, those that are nobody's, those that were ours, and are nobody's from now on
-since they were deleted from among others, and the server's run id or "".
+"""What is ours stays so for another while; delivery counts stay as they are. The keys are those of streams, in one slot
+in a cluster. ARGV: consumer, group, and of each stream how many ids, and these. Reply: the server's run id or "", and
+of each stream the ids that are another's, those that are nobody's, and those that were ours, and are nobody's from now
+on since they were deleted from among others; or an error's text.
 
 What was trimmed cannot be kept so: others leave it alone as long as they see that we are alive, by SCAN."""
 
 CHARGE_SHARED: Final = Script(
     TRIMMED_PENDING
+    + IN_TURN
     + """
 local missing, gone = {}, {}
-for i = 3, #ARGV, 2 do
+for i = 4, #ARGV, 2 do
   local pending = redis.pcall('XPENDING', KEYS[2], ARGV[2], ARGV[i], ARGV[i], 1)
   if pending.err then
     return {'error', pending.err}
   end
   local is_ours = pending[1] and pending[1][2] == ARGV[1]
-  if is_ours and not is_trimmed(ARGV[i]) then
+  if is_ours and not is_trimmed(KEYS[2], ARGV[i]) then
     local set = redis.pcall('XCLAIM', KEYS[2], ARGV[2], ARGV[1], 0, ARGV[i], 'RETRYCOUNT', ARGV[i + 1], 'JUSTID')
     if set.err then
       return {'error', set.err}
@@ -300,5 +346,6 @@ end
 return {'ok', missing, gone}
 """
 )
-"""Set delivery counts. ARGV: consumer, group, then ids and counts in turn. Reply: ok, the ids that are not ours, and
-those that were deleted from the stream. What was trimmed is passed over: nobody will be given it."""
+"""Set delivery counts. ARGV: consumer, group, turn, then ids and counts, one after the other. Reply: ok, the ids that
+are not ours, and those that were deleted from the stream; or late. What was trimmed is passed over: nobody will be
+given it."""

@@ -3,38 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-import random
-from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Final
 
 import anyio
 
 from runner.clients.redis import DedicatedRedis, RedisClient, Script
 from runner.clients.redis_entries import Entry, compare_ids, decode_entries, parse_id
-from runner.clients.redis_errors import Effect, RedisFailure
+from runner.clients.redis_errors import RedisFailure
 from runner.clients.redis_wire import Reply
 from runner.core.lease import HeldLease, LeaseTimes
 from runner.model import Lease, Position, Problem, Record
+from runner.sources.redis_heartbeats import Heartbeats, Said, say_kept
 from runner.sources.redis_held import HeldEntries
 from runner.sources.redis_history import History, history_of, suspected
 from runner.sources.redis_late_wakes import LateWakes
 from runner.sources.redis_read_size import NOTHING, Read
-from runner.sources.redis_reader import BLOCK, OVER, AssignmentOver, StreamPlace, StreamReader
+from runner.sources.redis_reader import BLOCK, OVER, READING, AssignmentOver, StreamPlace, StreamReader
 from runner.sources.redis_records import RecordMaker
-from runner.sources.redis_scripts import CONSUMER, CONSUMER_PREFIX, MOST_IDS, StreamScript
-from runner.sources.redis_shared_scripts import CHARGE_SHARED, HEARTBEAT, READ_SHARED
-from runner.sources.redis_shared_takeover_scripts import SCAN, TAKE_OVER
+from runner.sources.redis_replies import bytes_in, ids_in
+from runner.sources.redis_scripts import MOST_IDS, StreamScript
+from runner.sources.redis_shared_scan import Scan
+from runner.sources.redis_shared_scripts import CHARGE_SHARED, READ_SHARED
+from runner.sources.redis_shared_takeover_scripts import TAKE_OVER
+from runner.sources.redis_turns import Turns
 from runner.sources.side_by_side import first_to_end
-
-HANDED_BACK: Final = CONSUMER
-"""The consumer that has what was handed back: who made it pending is gone."""
-
-UNTOUCHED_MS: Final = b"3600000"
-"""For so long what is handed back looks untouched, which is more than any process waits for."""
-_FORGET_MS: Final = b"3600000"
-"""A consumer without entries that was not heard of for so long is deleted; should it live, its next read makes it."""
-_JITTER: Final = (0.75, 1.0)  # of a heartbeat between two scans, so that processes do not scan all at once
 
 
 class SharedStream(StreamReader):
@@ -50,7 +43,7 @@ class SharedStream(StreamReader):
         place: StreamPlace,
         client: RedisClient,
         waiter: DedicatedRedis,
-        beats: DedicatedRedis,
+        beats: Heartbeats,
         records: RecordMaker,
         times: LeaseTimes,
         *,
@@ -58,12 +51,15 @@ class SharedStream(StreamReader):
         timeout: float,
         end: str | None,
         goes_on: bool,
-        knows_all: bool,
+        turns: Iterator[int],
+        is_first: bool,
+        problem: Problem | None,
         on_chunk: Callable[[], None],
         on_problem: Callable[[Problem | None], None],
     ) -> None:
-        """``goes_on``: entries that were trimmed unread are passed over; ``timeout`` is in seconds. ``knows_all``:
-        nothing was asked for in our consumer's name before, which might arrive yet."""
+        """``goes_on``: entries that were trimmed unread are passed over; ``timeout`` is in seconds. ``turns`` are those
+        of our consumer, from 1, each higher than all before. ``is_first``: nothing was asked for in our consumer's name
+        before, which might arrive yet. ``problem`` was told of reading the stream before."""
         super().__init__(
             place,
             HeldLease(0, now(), times),
@@ -76,17 +72,21 @@ class SharedStream(StreamReader):
             on_chunk=on_chunk,
             on_problem=on_problem,
         )
+        if problem is not None:
+            self._troubles.go_on_with(READING, problem)
         self.on_renewed: Callable[[], None] | None = None
         self._beats = beats
         self._goes_on = goes_on
-        self._knows_all = knows_all
+        self._turns = Turns(self.call, turns, is_first=is_first, on_doubt=self._look_for_own)
         self._times = times
+        self._least_idle = b"%d" % int(times.duration * 1000)
         self._has_begun = False
         self._asked_at: float | None = None  # since when what is not in ``_held`` yet may be ours
         self._held = HeldEntries()
         self._own_from = "-"
-        self._scan_at = now()
-        self._page_from = b"-"
+        self._scan = Scan(times, end, now=now)
+        self._found: Sequence[str] = ()  # nobody's, or ours without that we knew, and not taken yet
+        self._is_empty = False  # there was nothing to be read
         self._run_id = b""
         self._is_over = asyncio.Event()
         self._was_end_seen = False
@@ -99,7 +99,8 @@ class SharedStream(StreamReader):
 
     @property
     def has_reached_its_end(self) -> bool:
-        return self._is_end_given and self._chunk is None and not self._reads_history and not self._others_wait
+        is_all_read = self._chunk is None and not self._found and not self._reads_history
+        return self._is_end_given and is_all_read and not self._others_wait
 
     @property
     def _is_end_given(self) -> bool:
@@ -132,7 +133,10 @@ class SharedStream(StreamReader):
         again: nobody here works on them any more. Raises CheckpointFenced, -Failed."""
         ids = [str(record.position) for record in records]
         with self._as_checkpoint():
-            await self._refresh(ids, self._client.run, self._timeout)
+            for first in range(0, len(ids), MOST_IDS):
+                self._check_lease()
+                page = {self.place: ids[first : first + MOST_IDS]}
+                self._note_said(*await say_kept(self._client, page, self._timeout))
         ours = [self._held.is_ours(entry_id) for entry_id in ids]
         self._held.drop([entry_id for entry_id, is_ours in zip(ids, ours, strict=True) if not is_ours])
         return ours
@@ -145,17 +149,24 @@ class SharedStream(StreamReader):
 
     async def run(self) -> None:
         """Raises AssignmentOver."""
-        await first_to_end(super().run(), self._keep_entries(), self._keep_fencing(), self._until_over())
+        with self._beats.keeping(self):
+            await first_to_end(super().run(), self._keep_fencing(), self._until_over())
 
     def _note(self, failure: RedisFailure) -> None:
         super()._note(failure)
-        self._scan_at = self._now()  # which shows whether it is still the same server
+        self._scan.begin_anew()  # it shows whether it is still the same server, before anything is taken
+        self._found = ()
+        self._look_for_own()
 
     async def _read_once(self) -> None:
-        if self._now() >= self._scan_at:
-            await self._scan()
+        if self._found:
+            await self._take_found()
+        elif self._scan.due_in <= 0:
+            await self._look()
         elif self._reads_history:
             await self._read_own()
+        elif self._is_empty:
+            await self._wait_for_more()
         else:
             await self._read_new()
 
@@ -171,18 +182,23 @@ class SharedStream(StreamReader):
                     self._go_on(entries)
                     self._hold(entries, History(), self._last_id)
                 else:
-                    self._known_id = self._given_id = _bytes(reply[6]).decode()  # it need not be one of ours
+                    self._known_id = self._given_id = bytes_in(reply[6]).decode()  # it need not be one of ours
         if self._is_end_given and not self._was_end_seen:
             self._was_end_seen = True
-            self._scan_at = self._now()
+            self._scan.hurry()
+        self._is_empty = not entries
         if entries:
             self._wakes.came()
-        else:
-            await anyio.sleep(self._wakes.pause())
-            self._wakes.note(await self._wait(min(BLOCK, self._scan_at - self._now())))
+
+    async def _wait_for_more(self) -> None:
+        await anyio.sleep(self._wakes.pause())
+        self._wakes.note(await self._wait(min(BLOCK, self._scan.due_in)))
+        self._is_empty = False
 
     async def _read_own(self) -> None:
         """What our consumer has, and we do not know of: from before, or from a reply that was lost."""
+        async with self._reading:
+            await self._turns.end_doubt()
         self._check_lease()
         page = await self._client.execute(
             "XPENDING",
@@ -196,50 +212,53 @@ class SharedStream(StreamReader):
             timeout=self._timeout,
         )
         assert isinstance(page, list)
-        ids = _ids([entry[0] for entry in page if isinstance(entry, list)])
+        ids = ids_in([entry[0] for entry in page if isinstance(entry, list)])
         unknown = [entry_id for entry_id in ids if entry_id not in self._held]
         if unknown:
             await self._take(unknown[: self._count])
+        elif self._turns.is_in_doubt:
+            return  # by now: what arrives late may have been passed
         elif len(ids) == MOST_IDS:
             self._own_from = f"({ids[-1]}"
         else:
-            self._own_from = "-"
             self._reads_history = False
+            await self._read_new()  # only then it is known whether reading works: this was none
 
-    async def _scan(self) -> None:
-        """Look for entries that nobody keeps, and take some."""
-        reply = await self.call(
-            SCAN,
-            self._least_idle,
-            self._page_from,
-            b"%d" % self._count,
-            HANDED_BACK,
-            CONSUMER_PREFIX,
-            _FORGET_MS,
-            (self._end_id or "").encode(),
-        )
-        self._check_run(_bytes(reply[1]))
-        self._others_wait = reply[2] != b"" or not self._was_end_seen  # others may be given the rest yet
-        self._page_from = _bytes(reply[3])
-        found = _ids(reply[4])
-        unknown = [entry_id for entry_id in found if entry_id not in self._held]
-        are_all = len(found) < self._count  # which grows with what is taken
-        if not unknown or (await self._take(unknown) and are_all):
-            self._scan_at = self._now() + self._times.heartbeat * random.uniform(*_JITTER)
-            if self._end_id is not None:
-                self._on_chunk()  # who waits for the end hears of it
+    def _look_for_own(self) -> None:
+        """What the server handed out in a reply that was lost is pending."""
+        self._reads_history = True
+        self._own_from = "-"
+        self._is_empty = False
 
-    async def _take(self, ids: Sequence[str]) -> bool:
-        """Returns whether it got to all of ``ids``, or they were too large for one turn."""
+    async def _look(self) -> None:
+        """For entries that nobody keeps."""
+        seen = await self._scan.look(self.call, self._least_idle)
+        self._check_run(seen.run_id)
+        self._others_wait = seen.others_wait or not self._was_end_seen  # others may be given the rest yet
+        self._found = [entry_id for entry_id in seen.ids if entry_id not in self._held]
+        self._tell_end()
+
+    async def _take_found(self) -> None:
+        done = await self._take(self._found[: self._count])
+        self._found = self._found[done:]
+        self._tell_end()
+
+    def _tell_end(self) -> None:
+        if self._end_id is not None and not self._found:
+            self._on_chunk()  # who waits for the end hears of it
+
+    async def _take(self, ids: Sequence[str]) -> int:
+        """Returns how many of ``ids`` it got to: they may be too large for one chunk."""
         async with self._reading:
             with self._asking():
-                reply = await self.call(TAKE_OVER, self._least_idle, *ids)
+                reply = await self._turns.call(TAKE_OVER, self._least_idle, *ids)
                 entries = decode_entries(reply[1])
-                self._tell_trimmed(_ids(reply[3]))
+                self._tell_trimmed(ids_in(reply[3]))
                 self._check_lease()
                 if entries:
                     self._hold(entries, history_of(reply[2]), max(self._last_id, entries[-1][0], key=parse_id))
-        return reply[4] == len(ids)
+        assert isinstance(reply[4], int)
+        return reply[4]
 
     def _hold(self, entries: Sequence[Entry], history: History, behind: str) -> None:
         self._held.take([entry_id for entry_id, _ in entries])
@@ -257,7 +276,7 @@ class SharedStream(StreamReader):
     ) -> list[Reply]:
         assert not trimmed, "they are acknowledged when they are found"
         tried = self._held.begin_to_acknowledge(settled)
-        reply = await self.call(
+        reply = await self._turns.call(
             READ_SHARED,
             b"" if checkpoint is None else b"1",
             read.after.encode(),
@@ -268,16 +287,16 @@ class SharedStream(StreamReader):
             *settled,
             allowed=(b"trimmed",),
         )
-        taken = self._held.acknowledged(settled, tried, _ids(reply[1]), _ids(reply[2]))
+        taken = self._held.acknowledged(settled, tried, ids_in(reply[1]), ids_in(reply[2]))
         if checkpoint is not None:
-            self.kept_checkpoint = _bytes(reply[3]).decode()
+            self.kept_checkpoint = bytes_in(reply[3]).decode()
         if settled and self.on_acknowledged is not None:
             self.on_acknowledged(len(settled) - taken, taken)
         return reply
 
     def _number(self, settled: Sequence[str]) -> bytes:
         """How many entries are ours, "" when we may have one that we do not know of."""
-        is_sure = self._knows_all and not self._reads_history and self._held.has_all(settled)
+        is_sure = not self._reads_history and self._held.has_all(settled)
         return b"%d" % len(self._held) if is_sure else b""
 
     async def _set_counts(self, counts: Mapping[str, int]) -> None:
@@ -286,9 +305,9 @@ class SharedStream(StreamReader):
     async def _set_held(self, counts: Mapping[str, int]) -> list[str]:
         """Returns what is another's by now, whose counts are none of our business."""
         pairs = [part for entry_id, count in counts.items() for part in (entry_id, str(count))]
-        reply = await self.call(CHARGE_SHARED, *pairs)
-        self._held.note((), _ids(reply[1]), _ids(reply[2]))
-        return [entry_id for entry_id in _ids(reply[1]) if not self._held.is_ours(entry_id)]
+        reply = await self._turns.call(CHARGE_SHARED, *pairs)
+        self._held.note((), ids_in(reply[1]), ids_in(reply[2]))
+        return [entry_id for entry_id in ids_in(reply[1]) if not self._held.is_ours(entry_id)]
 
     # --- keeping
 
@@ -298,43 +317,38 @@ class SharedStream(StreamReader):
         self._asked_at = self._now()
         try:
             yield
-        except RedisFailure as failure:
-            if failure.effect is Effect.UNKNOWN:
-                self._knows_all = False  # it may arrive at any time
-            raise
         finally:
             self._asked_at = None
 
-    async def _keep_entries(self) -> None:
-        """A heartbeat at fixed times. Raises AssignmentOver."""
-        due = self._now()
-        while True:
-            due = max(due + self._times.heartbeat, self._now())
-            await anyio.sleep(max(due - self._now(), 0.0))
-            try:
-                await self._beat()
-            except RedisFailure as failure:
-                # Any other is met by who reads, too, and the lease runs out if the next heartbeat fails as well.
-                if failure.kind in OVER:
-                    raise AssignmentOver(str(failure), self._problem_of(failure)) from failure
+    def to_keep(self) -> tuple[float, Sequence[str]]:
+        """As KeptStream's, like what follows."""
+        return self._now() if self._asked_at is None else self._asked_at, self._held.to_keep
 
-    async def _beat(self) -> None:
-        sent_at = self._now() if self._asked_at is None else self._asked_at
-        await self._refresh(self._held.to_keep, self._beats.run, self._times.heartbeat)
-        if not self.lease.renewed(sent_at, self._now()):
-            raise AssignmentOver("the lease is over")
-        if self.on_renewed is not None:
+    def hear(self, said: Said | RedisFailure) -> bool:
+        try:
+            self._note_said(said)
+        except AssignmentOver as over:
+            self.end_with(over)
+            return False
+        except RedisFailure:
+            # It is met by who reads, too, and the lease runs out if the next heartbeats fail as well.
+            return False
+        return True
+
+    def kept(self, since: float) -> None:
+        if not self.lease.renewed(since, self._now()):
+            self.end_with(AssignmentOver("the lease is over"))
+        elif self.on_renewed is not None:
             self.on_renewed()
 
-    async def _refresh(
-        self, entries: Sequence[str], run: Callable[..., Coroutine[Any, Any, Reply]], timeout: float
-    ) -> None:
-        for first in range(0, max(len(entries), 1), MOST_IDS):  # who has nothing is heard of, and hears the server
-            self._check_lease()
-            arguments = (self.place.consumer, self.place.group, *entries[first : first + MOST_IDS])
-            reply = self._checked(await run(HEARTBEAT, self.place.keys, arguments, timeout=timeout), ())
-            self._check_run(_bytes(reply[4]))
-            self._held.note(_ids(reply[1]), _ids(reply[2]), _ids(reply[3]))
+    def _note_said(self, said: Said | RedisFailure) -> None:
+        """Raises AssignmentOver, RedisFailure."""
+        if isinstance(said, RedisFailure):
+            if said.kind in OVER:
+                raise AssignmentOver(str(said), self._problem_of(said)) from said
+            raise said
+        self._check_run(said.run_id)
+        self._held.note(said.others, said.nobodys, said.gone)
 
     def _check_run(self, run_id: bytes) -> None:
         """A server that was started anew, or another, may have gone back to an older state. Raises AssignmentOver."""
@@ -372,24 +386,13 @@ class SharedStream(StreamReader):
         """What was deleted while it was worked on, and not settled, will not come again."""
         self._tell_trimmed(self._held.lose_gone(self._settled))
 
-    @property
-    def _least_idle(self) -> bytes:
-        return b"%d" % int(self._times.duration * 1000)
-
     async def call(
         self, script: Script | StreamScript, *arguments: bytes | str, allowed: Collection[bytes] = ()
     ) -> list[Reply]:
         self._check_lease()
         shared = script if isinstance(script, Script) else script.shared
         arguments = (self.place.consumer, self.place.group, *arguments)
-        return self._checked(await self._client.run(shared, self.place.keys, arguments, timeout=self._timeout), allowed)
-
-
-def _bytes(value: Reply) -> bytes:
-    assert isinstance(value, bytes)
-    return value
-
-
-def _ids(value: Reply) -> list[str]:
-    assert isinstance(value, list)
-    return [_bytes(each).decode() for each in value]
+        reply = await self._client.run(shared, self.place.keys, arguments, timeout=self._timeout)
+        if reply == [b"late"]:
+            raise AssignmentOver(f"{self.place.partition.topic} is read by who came after us")
+        return self._checked(reply, allowed)

@@ -11,77 +11,137 @@ from runner.clients.redis import Script
 from runner.sources.redis_read_scripts import SET_BACK
 from runner.sources.redis_read_size import LARGE_REPLY, STEP
 from runner.sources.redis_scripts import COUNTS_ATTEMPTS
-from runner.sources.redis_shared_scripts import LEFT_OUT, RUN_ID, TRIMMED_PENDING
+from runner.sources.redis_shared_scripts import IN_TURN, LEFT_OUT, LOOK_ALIVE, RUN_ID, TRIMMED_PENDING
+
+# No entry was touched later than its consumer was heard of; one that shows less idle time was touched by a clock that
+# has gone back since, and shows none until that has caught up.
+_CONSUMERS: Final = """
+local function consumers()
+  local all = redis.pcall('XINFO', 'CONSUMERS', KEYS[2], ARGV[2])
+  if all.err then
+    return all.err
+  end
+  local shown = {}
+  for i, consumer in ipairs(all) do
+    shown[i] = {}
+    for j = 1, #consumer, 2 do
+      shown[i][consumer[j]] = consumer[j + 1]
+    end
+  end
+  return nil, shown
+end
+"""
 
 # Not XAUTOCLAIM: from Redis 7 on it takes away every pending entry that it meets and that is not in the stream any
 # more, however lively the consumer is that works on it; before, it does not even name them.
 SCAN: Final = Script(
     RUN_ID
     + TRIMMED_PENDING
+    + LOOK_ALIVE
+    + _CONSUMERS
     + """
-local consumers = redis.pcall('XINFO', 'CONSUMERS', KEYS[2], ARGV[2])
-if consumers.err then
-  return {'error', consumers.err}
+local failed, shown = consumers()
+if failed then
+  return {'error', failed}
 end
-local least, most = tonumber(ARGV[3]), tonumber(ARGV[5])
-local found, is_found, is_alive, waits = {}, {}, {}, ''
+local least, most = tonumber(ARGV[3]), tonumber(ARGV[7])
+local found, is_found, is_alive, idle, waits = {}, {}, {}, {}, ''
+local next_consumer, next_id = '', '-'
 local function note(id)
-  if not is_found[id] and #found < most then
+  if not is_found[id] then
     is_found[id] = true
     found[#found + 1] = id
   end
 end
-for _, consumer in ipairs(consumers) do
-  local shown = {}
-  for i = 1, #consumer, 2 do
-    shown[consumer[i]] = consumer[i + 1]
+local function note_all_of(consumer, from)
+  local page
+  if consumer['idle'] >= least then
+    page = redis.call('XPENDING', KEYS[2], ARGV[2], from, '+', most - #found, consumer['name'])
+  else
+    page = redis.call('XPENDING', KEYS[2], ARGV[2], 'IDLE', ARGV[3], from, '+', most - #found, consumer['name'])
   end
-  local name = shown['name']
-  local is_like_us = string.sub(name, 1, #ARGV[7]) == ARGV[7]
-  is_alive[name] = name == ARGV[1] or (is_like_us and shown['idle'] < least)
+  for _, entry in ipairs(page) do
+    note(entry[1])
+  end
+  if #found >= most then
+    next_consumer, next_id = consumer['name'], page[#page][1]
+  end
+end
+local is_reached = ARGV[5] == ''
+for _, consumer in ipairs(shown) do
+  local name, from = consumer['name'], '-'
+  if name == ARGV[5] then
+    is_reached, from = true, ARGV[6]
+  end
+  local is_like_us = string.sub(name, 1, #ARGV[9]) == ARGV[9]
+  idle[name] = consumer['idle']
+  is_alive[name] = name == ARGV[1] or (is_like_us and idle[name] < least)
   if name == ARGV[1] then
     -- What is ours is found by the page below, as that of every consumer that is alive.
-  elseif shown['pending'] > 0 then
-    if ARGV[9] ~= '' and waits == '' and #redis.call('XPENDING', KEYS[2], ARGV[2], '-', ARGV[9], 1, name) > 0 then
+  elseif consumer['pending'] > 0 then
+    failed = idle[name] == 0 and look_alive(KEYS[2], name)
+    if failed then
+      return {'error', failed}
+    end
+    if ARGV[11] ~= '' and waits == '' and #redis.call('XPENDING', KEYS[2], ARGV[2], '-', ARGV[11], 1, name) > 0 then
       waits = '1'
     end
-    if #found < most and (shown['idle'] >= least or name == ARGV[6]) then
-      local all = redis.call('XPENDING', KEYS[2], ARGV[2], 'IDLE', ARGV[3], '-', '+', most - #found, name)
-      for _, entry in ipairs(all) do
-        note(entry[1])
-      end
+    if is_reached and next_consumer == '' and (idle[name] >= least or name == ARGV[8]) then
+      note_all_of(consumer, from)
     end
-  elseif is_like_us and shown['idle'] >= tonumber(ARGV[8]) then
+  elseif is_like_us and idle[name] >= tonumber(ARGV[10]) then
     redis.call('XGROUP', 'DELCONSUMER', KEYS[2], ARGV[2], name)
   end
 end
 local page = redis.call('XPENDING', KEYS[2], ARGV[2], ARGV[4], '+', 1000)
 for _, entry in ipairs(page) do
-  if entry[3] >= least and not (is_alive[entry[2]] and is_trimmed(entry[1])) then
-    note(entry[1])
+  local id, name = entry[1], entry[2]
+  local is_nobodys = math.max(entry[3], idle[name]) >= least
+  if name == ARGV[1] or (is_nobodys and not (is_alive[name] and is_trimmed(KEYS[2], id))) then
+    note(id)
   end
 end
 local last = #page == 1000 and page[1000][1]
 local is_whole = not last or last == '18446744073709551615-18446744073709551615'
-return {'ok', run_id(), waits, is_whole and '-' or '(' .. last, found}
+return {'ok', run_id(), waits, is_whole and '-' or '(' .. last, found, next_consumer, next_id}
 """
 )
 """Look for entries that nobody keeps, and delete consumers that have none and were not heard of for long.
-ARGV: consumer, group, milliseconds after which an entry is nobody's, the first id of the page to look at, how many ids
-to find, the consumer for what was handed back, the beginning of our consumers' names, milliseconds after which one
-without entries is deleted, and an id or "". Reply: ok, the server's run id or "", "1" when other consumers have entries
-up to the given id, the first id of the next page, and the ids that were found.
+ARGV: consumer, group, milliseconds after which an entry is nobody's, the first id of the page to look at, the silent
+consumer to begin with or "", the first id of its entries, how many of such to find, the consumer for what was handed
+back, the beginning of our consumers' names, milliseconds after which one without entries is deleted, and an id or "".
+Reply: ok, the server's run id or "", "1" when other consumers have entries up to the given id, the first id of the next
+page, the ids that were found, and the silent consumer and the id at which to go on, "" and ``-`` behind the last.
 
 The whole of a consumer that is silent, and of every other a page at a time: its own heartbeat keeps what it has, and
-what it does not know of (a reply was lost) it looks for itself. What was trimmed cannot be kept by a heartbeat, and is
-left to its consumer while that is heard of: it may well be settled."""
+what it does not know of (a reply was lost) it looks for itself, so what is ours is found whatever it shows. What was
+trimmed cannot be kept by a heartbeat, and is left to its consumer while that is heard of: it may well be settled. A
+consumer that shows no idle time at all may have been heard of by a clock that has gone back: it was now, then."""
 
 TAKE_OVER: Final = Script(
     COUNTS_ATTEMPTS
     + SET_BACK
     + LEFT_OUT
+    + _CONSUMERS
+    + IN_TURN
     + """
 local entries, counts, gone, size = {}, {}, {}, 0
+local idle
+
+local function idle_of(name)
+  if not idle then
+    idle = {}
+    for _, consumer in ipairs(select(2, consumers())) do
+      idle[consumer['name']] = consumer['idle']
+    end
+  end
+  return idle[name]
+end
+
+local function is_nobodys(entry)
+  local least = tonumber(ARGV[4])
+  return entry[3] >= least or idle_of(entry[2]) >= least
+end
 
 local function set_count(id, count)
   return redis.pcall('XCLAIM', KEYS[2], ARGV[2], ARGV[1], 0, id, 'RETRYCOUNT', count, 'JUSTID').err
@@ -93,7 +153,7 @@ local function want(id)
     return pending.err
   end
   local entry = pending[1]
-  if not entry or (entry[2] ~= ARGV[1] and entry[3] < tonumber(ARGV[3])) then
+  if not entry or (entry[2] ~= ARGV[1] and not is_nobodys(entry)) then
     return nil, false
   end
   local other_count = set_back(entry[4])
@@ -135,7 +195,7 @@ local function take(ids)
 end
 """
     + f"""
-local done, step = 3, 1
+local done, step = 4, 1
 while done < #ARGV and size < {LARGE_REPLY} do
   local last = math.min(done + step, #ARGV)
   local failed = take({{unpack(ARGV, done + 1, last)}})
@@ -144,13 +204,13 @@ while done < #ARGV and size < {LARGE_REPLY} do
   end
   done, step = last, math.min(2 * step, {STEP})
 end
-return {{'ok', entries, counts, gone, done - 3}}
+return {{'ok', entries, counts, gone, done - 4}}
 """
 )
-"""Make entries ours that are so already, or nobody's. ARGV: consumer, group, milliseconds after which an entry is
-nobody's, and the ids. Reply: ok, the entries, ids and delivery counts in turn, this delivery included, the ids of
-what is not in the stream any more, which are acknowledged, and how many of the given ids it has got to: behind about a
-megabyte the rest is left. What other applications did to an entry is no attempt."""
+"""Make entries ours that are so already, or nobody's. ARGV: consumer, group, turn, milliseconds after which an entry is
+nobody's, and the ids. Reply: ok, the entries, ids and delivery counts one after the other, this delivery included, the
+ids of what is not in the stream any more, which are acknowledged, and how many of the given ids it has got to: behind
+about a megabyte the rest is left; or late. What other applications did to an entry is no attempt."""
 
 HAND_BACK: Final = Script(
     """

@@ -9,11 +9,13 @@ import pytest
 from redis.asyncio import Redis
 
 from kafka_harness.waiting import until, until_async
-from redis_harness.client import clock_ms, raw
+from redis_harness.client import clock_ms, connect, raw
+from redis_harness.clocks import set_ahead
 from redis_harness.fixtures import ON_EVERY_FLAVOUR
 from redis_harness.replica import LEASE, a_replica, fill, places
 from redis_harness.server import RedisServer
 from runner.clients.redis_slots import companion_key
+from runner.model import Partition
 from runner.sources.redis_shared import SharedStreamsSource
 from runner.sources.redis_streams import _registry
 
@@ -116,3 +118,46 @@ async def test_a_dead_member_is_forgotten_after_a_lease(
     async with replica.running():
         await until_async(is_alone, what="the other is gone from the registry")
         await until(lambda: replica.owned == set(streams), what="its share is taken")
+
+
+@ON_EVERY_FLAVOUR
+async def test_what_a_dead_consumer_had_is_taken_over_after_a_lease(
+    redis_server: RedisServer, client: Redis, new_stream: Callable[[], str]
+) -> None:
+    stream, group = new_stream(), new_stream()
+    added = await fill(client, stream, 6)
+    await raw(client, "XGROUP", "CREATE", stream, group, 0)
+    await raw(client, "XREADGROUP", "GROUP", group, "stream-runner:dead", "COUNT", 5, "STREAMS", stream, ">")
+    await raw(client, "XREADGROUP", "GROUP", group, "stream-runner", "COUNT", 1, "STREAMS", stream, ">")
+    await raw(client, "XTRIM", stream, "MAXLEN", 4)
+    await set_ahead(client, stream, HOUR_MS)
+    replica = a_replica(redis_server.url, [stream], group, SharedStreamsSource)
+    async with replica.running():
+        await until(lambda: sorted(places(replica)) == added[2:], what="they are taken over")
+        await until(lambda: sum(count or 0 for _, count in replica.losses) == 2, what="what was trimmed is told")
+
+
+@ON_EVERY_FLAVOUR
+async def test_live_consumers_keep_what_they_have_and_find_what_they_do_not_know_of(
+    redis_server: RedisServer, client: Redis, new_stream: Callable[[], str]
+) -> None:
+    stream, group = new_stream(), new_stream()
+    partition = Partition(stream, 0)
+    added = await fill(client, stream, 50)
+    one, other = [a_replica(redis_server.url, [stream], group, SharedStreamsSource) for _ in range(2)]
+    one.settles = other.settles = False
+    async with one.running():
+        await until(lambda: places(one) == added, what="it is read")
+        async with other.running():
+            await until(lambda: other.owned == {stream}, what="another reads it, too")
+            for replica in (one, other):
+                replica.source.pause(partition)
+            added += await fill(client, stream, 1)
+            # As of a read that it has given up on.
+            await raw(client, "XREADGROUP", "GROUP", group, one.source._consumer, "STREAMS", stream, ">")
+            await set_ahead(client, stream, HOUR_MS)
+            for replica in (one, other):
+                replica.source.resume(partition)
+            await until(lambda: places(one) == added, what="it finds what is its own")
+            await anyio.sleep(2 * LEASE.duration)
+            assert (other.seen, one.lost_streams, other.lost_streams) == ([], [], [])

@@ -24,6 +24,7 @@ from runner.model import Partition
 from runner.sources.redis_lease_calls import LeaseCalls
 from runner.sources.redis_lease_scripts import MOST_LEASES
 from runner.sources.redis_reader import StreamPlace
+from runner.sources.redis_shared import SharedStreamsSource
 from runner.sources.redis_streams import RedisStreamsSource
 
 pytestmark = [pytest.mark.redis, pytest.mark.timeout(120)]
@@ -54,9 +55,14 @@ def a_client(url: str) -> RedisClient:
     return RedisClient(RedisConnection(url=parse_redis_url(url), client_name="scale"))
 
 
-@pytest.mark.parametrize(("streams", "kind"), [(150, RedisStreamsSource), (60, RenewingSingly)])
+@pytest.mark.parametrize(
+    ("streams", "kind"), [(150, RedisStreamsSource), (60, RenewingSingly), (150, SharedStreamsSource)]
+)
 async def test_many_leases_of_a_server_that_is_far_away_are_all_kept(
-    streams: int, kind: type[RedisStreamsSource], redis_server: RedisServer, new_stream: Callable[[], str]
+    streams: int,
+    kind: type[RedisStreamsSource | SharedStreamsSource],
+    redis_server: RedisServer,
+    new_stream: Callable[[], str],
 ) -> None:
     names, group = [new_stream() for _ in range(streams)], new_stream()
     async with connect(redis_server.url) as client:
@@ -165,10 +171,15 @@ async def test_as_many_connections_as_are_allowed_are_used_at_once(
 
 
 @pytest.mark.slow
-async def test_in_a_cluster_all_are_kept(new_redis_cluster: NewRedisCluster, new_stream: Callable[[], str]) -> None:
+@pytest.mark.parametrize("kind", [RedisStreamsSource, SharedStreamsSource])
+async def test_in_a_cluster_all_are_kept(
+    kind: type[RedisStreamsSource | SharedStreamsSource],
+    new_redis_cluster: NewRedisCluster,
+    new_stream: Callable[[], str],
+) -> None:
     cluster = await new_redis_cluster(Flavour.VALKEY)
     names, group = [*[new_stream() for _ in range(110)], *["{same}" + new_stream() for _ in range(10)]], new_stream()
-    replica = a_replica(cluster.url.replace("redis://", "redis+cluster://"), names, group)
+    replica = a_replica(cluster.url.replace("redis://", "redis+cluster://"), names, group, kind)
     async with connect_cluster(cluster.url) as client:
         for name in names:
             await fill(client, name, 1)
@@ -176,3 +187,36 @@ async def test_in_a_cluster_all_are_kept(new_redis_cluster: NewRedisCluster, new
         await until(lambda: len(replica.seen) == len(names), what="all are read", timeout=60)
         await anyio.sleep(LONG)
         assert replica.lost_streams == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [RedisStreamsSource, SharedStreamsSource])
+async def test_a_slot_of_many_streams_that_moves_for_long_costs_none_that_is_still_there(
+    kind: type[RedisStreamsSource | SharedStreamsSource],
+    new_redis_cluster: NewRedisCluster,
+    new_stream: Callable[[], str],
+) -> None:
+    cluster = await new_redis_cluster(Flavour.VALKEY)
+    names, group = ["{same}" + new_stream() for _ in range(10)], new_stream()
+    slot = await cluster.slot_of(names[0])
+    source = await cluster.owner_of(slot)
+    target = next(node for node in cluster.nodes if node is not source)
+    replica = a_replica(cluster.url.replace("redis://", "redis+cluster://"), names, group, kind)
+    async with connect_cluster(cluster.url) as client:
+        for name in names:
+            await fill(client, name, 1)
+    async with replica.running():
+        await until(lambda: len(replica.seen) == len(names), what="all are read", timeout=60)
+        move = await cluster.slot_move(slot, target)
+        await move.begin()
+        await move.move_keys(2)
+        async with connect(source.url) as client:
+            there = set(await raw(client, "CLUSTER", "GETKEYSINSLOT", slot, 100))
+        stay = [name for name in names if {*place_of(name, group).keys} <= there]
+        assert len(stay) >= 8
+        await anyio.sleep(LONG)
+        assert set(replica.lost_streams).isdisjoint(stay)
+        while await move.move_keys(100):
+            pass
+        await move.end()
+        await until(lambda: replica.owned == set(names), what="all are read again")

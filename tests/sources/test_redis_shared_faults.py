@@ -170,6 +170,33 @@ async def test_a_full_server_is_read_on(redis_server: RedisServer, new_redis: Ne
     assert sorted(places(two)) == sorted(added[550:])
 
 
+@pytest.mark.parametrize("held", [0, 20])
+@ON_EVERY_FLAVOUR
+async def test_a_server_that_refuses_writes_is_a_problem_until_it_takes_them(
+    held: int, redis_server: RedisServer, new_redis: NewRedis, new_stream: NewStream
+) -> None:
+    server = new_redis(redis_server.flavour)
+    stream, group = new_stream(), new_stream()
+    replica = a_sharer(server.url, [stream], group)
+    async with connect(server.url) as client:
+        added = await fill(client, stream, 20)
+        async with replica.running():
+            await until(lambda: places(replica) == added, what="everything is read")
+            await until_async(partial(nothing_pending, client, stream, group), what="all is acknowledged")
+            replica.settles = False
+            added += await fill(client, stream, held)
+            await until(lambda: places(replica) == added, what="some are in work")
+            await client.config_set("min-replicas-to-write", "1")
+            await until(lambda: replica.lost_streams.count(stream) == 2, what="it has begun anew, twice")
+            told = [problem for problem in replica.problems if problem is None or "NOREPLICAS" not in problem.text]
+            assert (told, len(replica.problems) > 0) == ([], True)
+            await client.config_set("min-replicas-to-write", "0")
+            await until(lambda: replica.problems[-1] is None, what="it goes on", timeout=RECOVERY)
+            replica.settles = True
+            added += await fill(client, stream, 1)
+            await until(lambda: set(places(replica)) == set(added), what="all is read", timeout=RECOVERY)
+
+
 @pytest.fixture
 async def own_client(redis_server: RedisServer) -> AsyncIterator[RedisClient]:
     made = RedisClient(RedisConnection(url=parse_redis_url(redis_server.url), client_name="test"))
@@ -199,14 +226,14 @@ async def test_the_checkpoint_is_exact(
     stream, lease = new_stream().encode(), new_stream().encode()
     await add(client, stream, [(b"v", b"x")], entry_id=last)
     await raw(client, "XGROUP", "CREATE", stream, "g", "0")
-    arguments = (b"c", b"g", b"1", b">", 1, b"0-0", b"", b"")
+    arguments = (b"c", b"g", 0, b"1", b">", 1, b"0-0", b"", b"")
     reply = await own_client.run(READ_SHARED, [lease, stream], arguments, timeout=5.0)
     assert isinstance(reply, list)
     assert reply[3] == b"0-1", "nothing was read before"
     reply = await own_client.run(READ_SHARED, [lease, stream], arguments, timeout=5.0)
     assert isinstance(reply, list)
     assert reply[3] == last.encode(), "the lowest that is pending"
-    acknowledge = (b"c", b"g", b"1", b"", 0, b"0-0", b"", b"", last)
+    acknowledge = (b"c", b"g", 0, b"1", b"", 0, b"0-0", b"", b"", last)
     reply = await own_client.run(READ_SHARED, [lease, stream], acknowledge, timeout=5.0)
     assert reply == [b"ok", [], [], following_id(last).encode()]
     assert await raw(client, "HGET", lease, "checkpoint") == following_id(last).encode()
@@ -224,7 +251,8 @@ async def test_only_silent_consumers_of_ours_without_entries_are_deleted(
     await raw(client, "XREADGROUP", "GROUP", group, "stream-runner:killed", "COUNT", 1, "STREAMS", stream, ">")
 
     async def scan(forget_ms: int) -> set[str]:
-        arguments = (b"stream-runner:me", group, 0, "-", 10, b"stream-runner", b"stream-runner:", forget_ms, b"")
+        names = (b"stream-runner", b"stream-runner:")
+        arguments = (b"stream-runner:me", group, 0, "-", b"", "-", 10, *names, forget_ms, b"")
         reply = await own_client.run(SCAN, [b"lease", stream.encode()], arguments, timeout=5.0)
         assert isinstance(reply, list)
         assert reply[4] == [added[0][1].encode()]
