@@ -9,7 +9,7 @@ import pytest
 from redis.asyncio import Redis
 
 from kafka_harness.waiting import until, until_async
-from redis_harness.client import clock_ms, connect, raw
+from redis_harness.client import clock_ms, raw
 from redis_harness.clocks import set_ahead
 from redis_harness.fixtures import ON_EVERY_FLAVOUR
 from redis_harness.replica import LEASE, a_replica, fill, places
