@@ -130,7 +130,7 @@ async def _at_the_limit(runner: RunnerProcess) -> dict[str, Any]:
         lonely = re.fullmatch(
             r"1 lane waits for (the function|a permit|its next attempt)"
             r"(, \d+ lanes? waits? for the lane that holds the lowest unsettled record)?",
-            partition["waiting_for"],
+            partition["waiting_for"] or "",
         )
         return partition if partition["paused_reason"] == "maximum_ahead" and lonely else None
 
