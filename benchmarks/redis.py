@@ -31,8 +31,8 @@ _IDLE_STREAMS = 200
 
 
 @click.command()
-@click.option("--records", default=200_000, show_default=True, help="of each size, in one stream")
-@click.option("--pairs", default=5, show_default=True)
+@click.option("--records", default=120_000, show_default=True, help="of each size, in one stream")
+@click.option("--pairs", default=9, show_default=True)
 @click.option("--trickle", default=500, show_default=True, help="single entries")
 @click.option("--idle-seconds", default=30.0, show_default=True)
 def main(records: int, pairs: int, trickle: int, idle_seconds: float) -> None:
