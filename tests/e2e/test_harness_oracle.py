@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from kafka_harness import oracle
+from kafka_harness.commit_watch import CommitWatch, Observation
 from kafka_harness.journal import Call, key_id
 from kafka_harness.producing import Placed
 from kafka_harness.scrape import Scrape
@@ -37,6 +38,18 @@ def test_the_oracle_sees_disorder_overlap_and_duplicates() -> None:
     with pytest.raises(AssertionError, match="1 calls overlapped by partition"):
         oracle.assert_no_overlap([early, _call("orders", offsets=[1], key=b"x", start_ns=8, end_ns=12)], by="partition")
     assert oracle.duplicates([early, early, late]) == {("orders-0", 0): 1}
+
+
+@pytest.mark.parametrize("set_ahead_ms", [0, 700])
+def test_the_oracle_judges_checkpoints_though_the_time_of_day_is_set(set_ahead_ms: int) -> None:
+    produced = [Placed("orders", 0, offset, b"k", b"v") for offset in range(3)]
+    watch = CommitWatch("nobody:1", "orders")
+    early, late = _letter("orders", 0, 0, stored_ms=5_050), _letter("orders", 0, 1, stored_ms=5_150 + set_ahead_ms)
+    watch.observations += [_look(1_100, 5_100, 1), _look(1_200, 5_200 + set_ahead_ms, 2)]
+    watch.assert_safe(produced, [], [early, late])
+    watch.observations.insert(1, _look(1_140, 5_140 + set_ahead_ms, 2))
+    with pytest.raises(AssertionError, match="1 checkpoints were too far: orders-0: 2 committed, 1 not settled"):
+        watch.assert_safe(produced, [], [early, late])
 
 
 def test_a_scrape_is_looked_up_by_name_and_labels() -> None:
@@ -71,10 +84,14 @@ def _call(
     )
 
 
-def _letter(topic: str, partition: int, offset: int) -> Consumed:
+def _look(monotonic_ms: int, epoch_ms: int, checkpoint: int) -> Observation:
+    return Observation(monotonic_ms * 1_000_000, epoch_ms * 1_000_000, {"orders-0": checkpoint})
+
+
+def _letter(topic: str, partition: int, offset: int, *, stored_ms: int = 0) -> Consumed:
     headers = (
         ("kafka_dlt-original-topic", topic.encode()),
         ("kafka_dlt-original-partition", struct.pack(">i", partition)),
         ("kafka_dlt-original-offset", struct.pack(">q", offset)),
     )
-    return Consumed("letters", 0, 0, b"k", b"v", headers, 0, True)
+    return Consumed("letters", 0, 0, b"k", b"v", headers, stored_ms, True)

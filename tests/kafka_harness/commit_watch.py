@@ -82,8 +82,7 @@ class CommitWatch:
     ) -> None:
         """At every look, no checkpoint was beyond the lowest record that was not settled by then."""
         assert self.observations, f"the commits of {self._group} were never seen: {self.outages[-_SHOWN:]}"
-        ahead = self.observations[0].epoch_ns - self.observations[0].monotonic_ns
-        settled = SettledTimes(produced, calls, dead_letters, epoch_ahead_ns=ahead, filtered=set(filtered))
+        settled = SettledTimes(produced, calls, dead_letters, monotonic_of=self._monotonic_of, filtered=set(filtered))
         offenders = []
         for seen in self.observations:
             for partition, checkpoint in seen.committed.items():
@@ -102,6 +101,11 @@ class CommitWatch:
                     offenders.append(f"{partition}: {checkpoint} after {furthest[partition]}")
                 furthest[partition] = max(checkpoint, furthest.get(partition, checkpoint))
         assert not offenders, f"{len(offenders)} checkpoints moved back: {'; '.join(offenders[:_SHOWN])}"
+
+    def _monotonic_of(self, epoch_ns: int) -> int:
+        """By how far the clocks were apart at the first look from then on: a machine's time of day may be set."""
+        seen = next((each for each in self.observations if each.epoch_ns >= epoch_ns), self.observations[-1])
+        return epoch_ns - (seen.epoch_ns - seen.monotonic_ns)
 
     async def _watch(self) -> None:
         while True:

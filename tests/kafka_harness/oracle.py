@@ -118,8 +118,8 @@ def assert_calls_understood(calls: Iterable[Call]) -> None:
 class SettledTimes:
     """When each produced record was settled, so that a checkpoint can be judged as of any moment.
 
-    Times are monotonic nanoseconds. A dead letter counts from the time at which the broker stored it, which is
-    ``monotonic = epoch - epoch_ahead_ns``; its topic must be stamped by the broker.
+    Times are monotonic nanoseconds. A dead letter counts from the time at which the broker stored it, of which
+    ``monotonic_of`` makes a monotonic one; its topic must be stamped by the broker.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class SettledTimes:
         calls: Iterable[Call],
         dead_letters: Iterable[Consumed] = (),
         *,
-        epoch_ahead_ns: int = 0,
+        monotonic_of: Callable[[int], int] = lambda epoch_ns: epoch_ns,
         filtered: Collection[Origin] = (),
         origin: Callable[[Consumed], Origin] = origin_of,
     ) -> None:
@@ -136,7 +136,7 @@ class SettledTimes:
         for letter in dead_letters:
             if not letter.stamped_by_broker:
                 raise ValueError(f"{letter.topic} must be created with topics.STAMPED_BY_BROKER for this check")
-            stored_ns = letter.timestamp_ms * 1_000_000 - epoch_ahead_ns
+            stored_ns = monotonic_of(letter.timestamp_ms * 1_000_000)
             place = origin(letter)
             settled[place] = min(settled.get(place, stored_ns), stored_ns)
         settled.update(dict.fromkeys(filtered, 0))
