@@ -76,11 +76,6 @@ class RedisFailure(Exception):
         self.effect = effect
 
     @property
-    def is_transient(self) -> bool:
-        """Whether the same call may succeed a moment later without anybody changing anything."""
-        return _RULES[self.kind].transient
-
-    @property
     def is_answer(self) -> bool:
         """Whether a server said so itself, in answer to the command or to our login."""
         return self.kind not in _NO_ANSWER
@@ -104,7 +99,6 @@ class _Rule(NamedTuple):
     reason: Reason
     text: str
     hint: str
-    transient: bool = False
 
 
 _REACH: Final = "check that the server runs, that address and port are right, and whether the port is one for TLS"
@@ -113,14 +107,11 @@ _FAILOVER: Final = "it goes on by itself when a master is there again"
 _RESHARDING: Final = "it goes on by itself when the slot has arrived"
 
 _RULES: Final = {
-    FailureKind.UNREACHABLE: _Rule(
-        Reason.EVENT_SOURCE_UNREACHABLE, "the server cannot be reached", _REACH, transient=True
-    ),
+    FailureKind.UNREACHABLE: _Rule(Reason.EVENT_SOURCE_UNREACHABLE, "the server cannot be reached", _REACH),
     FailureKind.NAME_UNKNOWN: _Rule(
         Reason.EVENT_SOURCE_UNREACHABLE,
         "the host name cannot be resolved",
         "check the name, and the DNS of this host",
-        transient=True,
     ),
     FailureKind.TLS: _Rule(
         Reason.EVENT_SOURCE_AUTHN_ERROR,
@@ -140,14 +131,11 @@ _RULES: Final = {
         "the server does not speak the Redis protocol",
         "check the port, and whether it expects TLS",
     ),
-    FailureKind.TIMEOUT: _Rule(
-        Reason.EVENT_SOURCE_UNREACHABLE, "the server does not answer in time", _REACH, transient=True
-    ),
+    FailureKind.TIMEOUT: _Rule(Reason.EVENT_SOURCE_UNREACHABLE, "the server does not answer in time", _REACH),
     FailureKind.CONNECTION_LOST: _Rule(
         Reason.EVENT_SOURCE_UNREACHABLE,
         "the connection was closed by the other side",
         "check whether the server restarts, or whether its port expects TLS",
-        transient=True,
     ),
     FailureKind.CLOSED: _Rule(Reason.INTERNAL_ERROR, "the client is closed", ""),
     FailureKind.AUTHENTICATION: _Rule(
@@ -164,7 +152,6 @@ _RULES: Final = {
         Reason.EVENT_SOURCE_NOT_FOUND,
         "the sentinels know no master of this name",
         "compare the URL with the sentinels' 'sentinel monitor' lines",
-        transient=True,
     ),
     FailureKind.DATABASE: _Rule(
         Reason.ESM_CONFIG_NOT_VALID,
@@ -178,62 +165,48 @@ _RULES: Final = {
         Reason.EVENT_SOURCE_UNREACHABLE,
         "the server has as many clients as it allows",
         "raise its maxclients",
-        transient=True,
     ),
-    FailureKind.LOADING: _Rule(
-        Reason.EVENT_SOURCE_UNREACHABLE, "the server still loads its data", _WAIT, transient=True
-    ),
+    FailureKind.LOADING: _Rule(Reason.EVENT_SOURCE_UNREACHABLE, "the server still loads its data", _WAIT),
     FailureKind.READ_ONLY: _Rule(
         Reason.EVENT_SOURCE_UNREACHABLE,
         "the server is a replica, which takes no writes",
         f"{_FAILOVER}; with a single address check that it is the master's",
-        transient=True,
     ),
-    FailureKind.MASTER_DOWN: _Rule(
-        Reason.EVENT_SOURCE_UNREACHABLE, "the server has lost its master", _FAILOVER, transient=True
-    ),
+    FailureKind.MASTER_DOWN: _Rule(Reason.EVENT_SOURCE_UNREACHABLE, "the server has lost its master", _FAILOVER),
     FailureKind.CLUSTER_DOWN: _Rule(
         Reason.EVENT_SOURCE_UNREACHABLE,
         "the cluster does not serve this slot",
         "check 'CLUSTER INFO' of its nodes; it goes on by itself when the slot is served again",
-        transient=True,
     ),
     FailureKind.TRY_AGAIN: _Rule(
-        Reason.EVENT_SOURCE_UNREACHABLE, "the slot is on its way to another node", _RESHARDING, transient=True
+        Reason.EVENT_SOURCE_UNREACHABLE, "the slot is on its way to another node", _RESHARDING
     ),
     FailureKind.MOVED: _Rule(
         Reason.EVENT_SOURCE_UNREACHABLE,
         "the server sends us to another node",
         "write redis+cluster:// or rediss+cluster:// in the URL of a cluster",
-        transient=True,
     ),
-    FailureKind.ASK: _Rule(
-        Reason.EVENT_SOURCE_UNREACHABLE, "the slot is on its way to another node", _RESHARDING, transient=True
-    ),
+    FailureKind.ASK: _Rule(Reason.EVENT_SOURCE_UNREACHABLE, "the slot is on its way to another node", _RESHARDING),
     FailureKind.CROSS_SLOT: _Rule(Reason.INTERNAL_ERROR, "the keys of one command lie in several slots", ""),
     FailureKind.BUSY: _Rule(
         Reason.EVENT_SOURCE_UNREACHABLE,
         "the server is busy with a script",
         "find whose script it is; 'SCRIPT KILL' ends one that has written nothing",
-        transient=True,
     ),
     FailureKind.NO_REPLICAS: _Rule(
         Reason.EVENT_SOURCE_UNREACHABLE,
         "the server has fewer good replicas than min-replicas-to-write",
         "it goes on by itself when they are there again",
-        transient=True,
     ),
     FailureKind.NOT_PERSISTED: _Rule(
         Reason.EVENT_SOURCE_UNREACHABLE,
         "the server takes no writes while it cannot save them to disk",
         "look at the server's disk and log",
-        transient=True,
     ),
     FailureKind.OUT_OF_MEMORY: _Rule(
         Reason.EVENT_SOURCE_UNREACHABLE,
         "the server has reached its maxmemory",
         "trim streams or raise maxmemory",
-        transient=True,
     ),
     FailureKind.WRONG_TYPE: _Rule(
         Reason.ESM_CONFIG_NOT_VALID, "the key is not a stream", "name a stream's key, or delete what lies there"
@@ -242,17 +215,13 @@ _RULES: Final = {
         Reason.EVENT_SOURCE_NOT_FOUND,
         "the stream or its group does not exist",
         "check whether the server lost its data, or somebody deleted it",
-        transient=True,
     ),
     FailureKind.UNBLOCKED: _Rule(
         Reason.EVENT_SOURCE_NOT_FOUND,
         "the stream or its group was deleted",
         "check whether the server lost its data, or somebody deleted it",
-        transient=True,
     ),
-    FailureKind.NO_SCRIPT: _Rule(
-        Reason.EVENT_SOURCE_UNREACHABLE, "the server has lost our script", _WAIT, transient=True
-    ),
+    FailureKind.NO_SCRIPT: _Rule(Reason.EVENT_SOURCE_UNREACHABLE, "the server has lost our script", _WAIT),
     FailureKind.TOO_LARGE: _Rule(
         Reason.EVENT_SOURCE_PROTOCOL_ERROR,
         "the server does not take a value of this size",

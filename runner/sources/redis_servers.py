@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Final
+
+import anyio
 
 from runner.clients.redis import RedisClient
 from runner.clients.redis_errors import RedisFailure
@@ -19,13 +20,19 @@ async def eviction_warnings(client: RedisClient, streams: Sequence[str], timeout
     finding; nothing when all keep them. Takes ``timeout`` seconds; never fails because a server does not tell."""
     # Outside of a cluster one server has all streams: any of them will do.
     asked = streams if client.is_cluster else streams[:1]
-    findings: defaultdict[str, list[str]] = defaultdict(list)
-    for stream, finding in zip(
-        asked, await asyncio.gather(*[_finding(client, each, timeout) for each in asked]), strict=True
-    ):
+    found: dict[str, str | None] = dict.fromkeys(asked)
+
+    async def ask(stream: str) -> None:
+        found[stream] = await _finding(client, stream, timeout)
+
+    async with anyio.create_task_group() as questions:
+        for stream in asked:
+            questions.start_soon(ask, stream)
+    streams_of: defaultdict[str, list[str]] = defaultdict(list)
+    for stream, finding in found.items():
         if finding is not None:
-            findings[finding].append(stream)
-    return [f"{_where(client, names)}: {finding}" for finding, names in findings.items()]
+            streams_of[finding].append(stream)
+    return [f"{_where(client, names)}: {finding}" for finding, names in streams_of.items()]
 
 
 async def _finding(client: RedisClient, stream: str, timeout: float) -> str | None:

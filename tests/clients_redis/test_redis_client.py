@@ -159,7 +159,6 @@ async def test_a_server_need_not_be_there_from_the_start(new_redis: NewRedis) ->
         with pytest.raises(RedisFailure) as refused:
             await client.execute("PING", timeout=5)
         assert (refused.value.kind, refused.value.effect) == (FailureKind.UNREACHABLE, Effect.ABSENT)
-        assert refused.value.is_transient
         problem = problem_of(refused.value, f"redis://{server.address}/0")
         assert problem.text == f"the server cannot be reached: redis://{server.address}/0: Connection refused"
         await server.restart()
