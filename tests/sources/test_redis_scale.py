@@ -20,6 +20,7 @@ from runner.clients.redis_errors import RedisFailure
 from runner.clients.redis_slots import companion_key
 from runner.clients.redis_url import parse_redis_url
 from runner.clients.secret import Secret
+from runner.core.lease import LeaseTimes
 from runner.model import Partition
 from runner.sources.redis_lease_calls import LeaseCalls
 from runner.sources.redis_lease_scripts import MOST_LEASES
@@ -56,10 +57,16 @@ def a_client(url: str) -> RedisClient:
 
 
 @pytest.mark.parametrize(
-    ("streams", "kind"), [(150, RedisStreamsSource), (60, RenewingSingly), (150, SharedStreamsSource)]
+    ("streams", "lease", "kind"),
+    [
+        (150, LEASE, RedisStreamsSource),
+        (60, LeaseTimes(5.0, 0.4), RenewingSingly),  # with time left for a machine that is slow meanwhile
+        (150, LEASE, SharedStreamsSource),
+    ],
 )
 async def test_many_leases_of_a_server_that_is_far_away_are_all_kept(
     streams: int,
+    lease: LeaseTimes,
     kind: type[RedisStreamsSource | SharedStreamsSource],
     redis_server: RedisServer,
     new_stream: Callable[[], str],
@@ -70,10 +77,10 @@ async def test_many_leases_of_a_server_that_is_far_away_are_all_kept(
             await fill(client, name, 1)
     async with Proxy(redis_server.port) as proxy:
         proxy.delay = 0.01  # one after the other takes longer than a heartbeat
-        replica = a_replica(proxy.url, names, group, kind, command_timeout=5.0)
+        replica = a_replica(proxy.url, names, group, kind, command_timeout=5.0, lease=lease)
         async with replica.running():
             await until(lambda: len(replica.owned) == streams, what="all are taken", timeout=60)
-            await anyio.sleep(LONG)
+            await anyio.sleep(3 * lease.duration)
             assert replica.owned == set(names)
             assert replica.lost_streams == []
 
