@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -325,7 +325,31 @@ async def test_the_least_rights_on_a_cluster(
     tmp_path: Path,
 ) -> None:
     cluster = await new_redis_cluster(flavour, options=_with_the_least_rights(RedisOptions(), cluster=True))
-    await _work_with_the_least_rights(Sharded(cluster), function, new_runner, tmp_path, allow_plaintext=True)
+    await _work_with_the_least_rights(
+        Sharded(cluster),
+        function,
+        new_runner,
+        tmp_path,
+        afterwards=partial(_move_while_used, cluster),
+        allow_plaintext=True,
+    )
+
+
+async def _move_while_used(cluster: RedisCluster) -> None:
+    """Move the slot of a stream, and wait in the middle until somebody was sent on to where its keys are by then."""
+    slot = await cluster.slot_of("orders.0")
+    owner = await cluster.owner_of(slot)
+    move = await cluster.slot_move(slot, cluster.nodes[cluster.nodes.index(owner) - 1])
+    await move.begin()
+    while await move.move_keys(10):
+        pass
+    async with connect(move.target.url) as client:
+
+        async def asked() -> bool:
+            return "cmdstat_asking" in await client.info("commandstats")
+
+        await until_async(asked, what="somebody asks where the slot goes")
+    await move.end()
 
 
 def _with_the_least_rights(options: RedisOptions, *, cluster: bool) -> RedisOptions:
@@ -334,10 +358,21 @@ def _with_the_least_rights(options: RedisOptions, *, cluster: bool) -> RedisOpti
     return replace(options, password="of-the-owner", users=(user,))
 
 
+async def _nothing() -> None:
+    """What comes afterwards where there are no slots."""
+
+
 async def _work_with_the_least_rights(
-    topology: Topology, function: FunctionProcess, new_runner: NewRunner, directory: Path, **source: Any
+    topology: Topology,
+    function: FunctionProcess,
+    new_runner: NewRunner,
+    directory: Path,
+    *,
+    afterwards: Callable[[], Awaitable[None]] = _nothing,
+    **source: Any,
 ) -> None:
-    """Two replicas take, read, dead-letter, share out and give back, and the servers refuse them nothing."""
+    """Two replicas take, read, dead-letter, share out and give back, and the servers refuse them nothing, nor what one
+    of them does ``afterwards``."""
     secret = directory / "password"
     secret.write_text(f"{_PASSWORD}\n")
     streams = SpreadStreams(topology, [f"orders.{number}" for number in range(6)], "orders.dead-letter")
@@ -349,6 +384,7 @@ async def _work_with_the_least_rights(
         await streams.until_handled(function, streams.streams, times=scaled(3, 100), timeout=MINUTE)
         assert await runners.pop(0).stopped() == 0
     placed = await streams.until_settled(function)
+    await afterwards()
     await until_enabled(runners)
     for server in topology.servers:
         async with connect(server.url) as client:

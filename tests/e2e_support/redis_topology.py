@@ -150,7 +150,7 @@ def published_rights(*, cluster: bool) -> str:
     ``orders.dead-letter``, in one line. Raises ValueError when they are not where they were."""
     _, _, after = (REPOSITORY / "README.md").read_text().partition("**The least rights**")
     paragraphs = after.split("```")[1].strip().split("\n\n")
-    of_cluster = [each for each in paragraphs if each.strip() == "+cluster|slots"]
+    of_cluster = [each for each in paragraphs if each.strip() == "+cluster|slots +asking"]
     if len(of_cluster) != 1 or sum("orders.dead-letter" in each for each in paragraphs) != 1:
         raise ValueError(f"these are not the paragraphs that were there: {paragraphs}")
     return " ".join(" ".join(each for each in paragraphs if cluster or each not in of_cluster).split())
