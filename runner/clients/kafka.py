@@ -10,7 +10,6 @@ import math
 import ssl
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
@@ -22,7 +21,7 @@ from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.structs import OffsetAndMetadata
 
 from runner.clients.secret import Secret, SecretUnreadable
-from runner.clients.tls import TlsNotValid, TlsSettings, build_ssl_context
+from runner.clients.tls import CurrentSslContext, TlsNotValid, TlsSettings
 
 SaslMechanism: TypeAlias = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
 KafkaClient: TypeAlias = AIOKafkaConsumer | AIOKafkaProducer | AIOKafkaAdminClient
@@ -65,8 +64,7 @@ class Credentials:
 
     def __init__(self, connection: KafkaConnection) -> None:
         self._connection = connection
-        self._ssl_context: ssl.SSLContext | None = None
-        self._built_from: tuple[tuple[int, int, int] | None, ...] = ()
+        self._tls = None if connection.tls is None else CurrentSslContext(connection.tls)
 
     def password(self) -> str | None:
         """None without SASL. Raises AuthenticationFailedError, which aiokafka survives, when the file is unreadable."""
@@ -79,19 +77,12 @@ class Credentials:
 
     def ssl_context(self) -> ssl.SSLContext | None:
         """None without TLS; built anew when a file changes. Raises KafkaConfigurationError, which aiokafka survives."""
-        tls = self._connection.tls
-        if tls is None:
+        if self._tls is None:
             return None
-        password_file = None if tls.key_password is None else tls.key_password.path
-        files = (tls.ca_file, tls.certificate_file, tls.key_file, password_file)
-        state = tuple(_state_of(file) for file in files)
-        if self._ssl_context is None or state != self._built_from:
-            try:
-                self._ssl_context = build_ssl_context(tls)
-            except TlsNotValid as error:
-                raise KafkaConfigurationError(str(error)) from error
-            self._built_from = state
-        return self._ssl_context
+        try:
+            return self._tls.get()
+        except TlsNotValid as error:
+            raise KafkaConfigurationError(str(error)) from error
 
     def options(self) -> dict[str, Any]:
         """The security options of ``aiokafka.conn.create_conn``. Raises as ``password`` and ``ssl_context`` do."""
@@ -103,16 +94,6 @@ class Credentials:
             options["sasl_plain_username"] = self._connection.sasl.username
             options["sasl_plain_password"] = self.password()
         return options
-
-
-def _state_of(file: Path | None) -> tuple[int, int, int] | None:
-    if file is None:
-        return None
-    try:
-        status = file.stat()
-    except OSError:  # building the context meets it again, and says which file it is
-        return None
-    return status.st_ino, status.st_mtime_ns, status.st_size
 
 
 class _Connection(AIOKafkaConnection):  # type: ignore[misc]  # aiokafka has no types

@@ -8,6 +8,7 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 from runner.clients.redis_errors import Effect, FailureKind, RedisFailure, refusal
@@ -16,7 +17,7 @@ from runner.clients.redis_topology import Topology, topology_of
 from runner.clients.redis_url import Address, Finding, RedisUrl
 from runner.clients.redis_wire import Login, Reply, Wire, pack
 from runner.clients.secret import Secret
-from runner.clients.tls import TlsSettings
+from runner.clients.tls import CurrentSslContext, TlsSettings
 
 _MOST_CONNECTIONS: Final = 16
 _IMMEDIATE_TRIES: Final = 5
@@ -57,9 +58,9 @@ class RedisConnection:
     password: Secret | None = None
     tls: TlsSettings | None = None
 
-    @property
+    @cached_property
     def login(self) -> Login:
-        tls = (self.tls or TlsSettings()) if self.url.uses_tls else None
+        tls = CurrentSslContext(self.tls or TlsSettings()) if self.url.uses_tls else None
         return Login(client_name=self.client_name, username=self.username, password=self.password, tls=tls)
 
     def __str__(self) -> str:

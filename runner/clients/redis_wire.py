@@ -17,7 +17,7 @@ from redis.credentials import CredentialProvider
 from runner.clients.redis_errors import FailureKind, RedisFailure, failure_of
 from runner.clients.redis_url import Address
 from runner.clients.secret import Secret
-from runner.clients.tls import TlsSettings, build_ssl_context
+from runner.clients.tls import CurrentSslContext
 
 Reply: TypeAlias = bytes | int | list[Any] | None
 """A reply as the server sent it, by RESP2; an error inside a list is an exception that stands there."""
@@ -44,7 +44,7 @@ class Login:
     client_name: str
     username: str | None = None
     password: Secret | None = None
-    tls: TlsSettings | None = None
+    tls: CurrentSslContext | None = None
 
 
 class _Credentials(CredentialProvider):
@@ -98,7 +98,7 @@ class Wire:
         """Files are read now, and certificates checked. Raises RedisFailure; takes as long as it takes."""
         connection: Connection | None = None
         try:
-            context = None if login.tls is None else await asyncio.to_thread(build_ssl_context, login.tls)
+            context = None if login.tls is None else await asyncio.to_thread(login.tls.get)
             connection = _Connection(address, database, login, context)
             await connection.connect()  # type: ignore[no-untyped-call]
         except BaseException as error:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import ssl
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -275,6 +277,29 @@ async def test_a_user_with_few_rights_is_served_within_them(redis_server: RedisS
                 await client.execute(*command, timeout=5)
             assert refused.value.kind is FailureKind.PERMISSION
         assert await client.execute("XLEN", "orders.0", timeout=5) == 0
+
+
+async def test_connections_share_what_is_trusted_until_its_file_changes(new_redis: NewRedis, tmp_path: Path) -> None:
+    server = new_redis(Flavour.REDIS_7_0, RedisOptions(tls=True))
+    authority = tmp_path / "ca.pem"
+
+    def write_with(ending: bytes) -> None:
+        authority.write_bytes(server.authority.certificate.read_bytes() + ending)
+
+    def contexts() -> int:
+        return sum(isinstance(each, ssl.SSLContext) for each in gc.get_objects())
+
+    write_with(b"")
+    async with connected(f"127.0.0.1:{server.tls_port}", tls=TlsSettings(ca_file=authority)) as client:
+        before = contexts()
+        others = [client.dedicated(5) for _ in range(20)]
+        for changed in (0, 1):
+            await asyncio.gather(*[each.execute("PING") for each in others])
+            assert contexts() == before + 1 + changed
+            write_with(b"\n")
+            others.append(client.dedicated(5))
+        for each in others:
+            await each.close()
 
 
 async def test_tls_with_and_without_a_client_certificate(new_redis: NewRedis) -> None:
