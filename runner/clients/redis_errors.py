@@ -217,9 +217,9 @@ _RULES: Final = {
         "check whether the server lost its data, or somebody deleted it",
     ),
     FailureKind.UNBLOCKED: _Rule(
-        Reason.EVENT_SOURCE_NOT_FOUND,
-        "the stream or its group was deleted",
-        "check whether the server lost its data, or somebody deleted it",
+        Reason.EVENT_SOURCE_UNREACHABLE,
+        "the server let go of who waited for entries: its role has changed, or somebody told it to",
+        _WAIT,
     ),
     FailureKind.NO_SCRIPT: _Rule(Reason.EVENT_SOURCE_UNREACHABLE, "the server has lost our script", _WAIT),
     FailureKind.TOO_LARGE: _Rule(

@@ -33,7 +33,7 @@ nothing of a stream or a group that went."""
 READING: Final = "reading"
 _CHARGING: Final = "charging"
 
-OVER: Final = frozenset({FailureKind.NO_GROUP, FailureKind.UNBLOCKED, FailureKind.WRONG_TYPE})
+OVER: Final = frozenset({FailureKind.NO_GROUP, FailureKind.WRONG_TYPE})
 """Failures after which what was read is not the stream's present history."""
 
 

@@ -54,6 +54,29 @@ async def test_replicas_share_the_streams_evenly_and_only_what_is_needed_moves(
         assert await pending(client, stream, group) == []
 
 
+async def test_who_waits_and_is_let_go_loses_nothing(
+    redis_server: RedisServer, client: Redis, new_stream: Callable[[], str]
+) -> None:
+    stream = new_stream()
+    replica = a_replica(redis_server.url, [stream], stream)
+    await fill(client, stream, 1)
+    async with replica.running():
+        await until(lambda: len(replica.seen) == 1, what="it is read")
+
+        async def is_let_go() -> bool:
+            waiting = [each["id"] for each in await client.client_list() if each["cmd"] == "xread"]
+            return any([await raw(client, "CLIENT", "UNBLOCK", each, "ERROR") for each in waiting])
+
+        await until_async(is_let_go, what="who waited is let go")
+        await until(lambda: replica.problems, what="it is told")
+        problem = replica.problems[0]
+        assert problem is not None
+        assert "the server let go of who waited" in problem.text
+        await fill(client, stream, 1)
+        await until(lambda: len(replica.seen) == 2, what="it goes on")
+    assert replica.lost_streams == []
+
+
 async def test_an_owner_that_is_cut_off_stops_before_another_begins(
     redis_server: RedisServer, client: Redis, new_stream: Callable[[], str]
 ) -> None:
