@@ -36,6 +36,8 @@ _DAY_MS: Final = 24 * 3_600_000
 FIELD_ORDER: Final = "stream-runner-field-order"
 """A header that says where key and value stood among the fields, when not first: ``<index>,<index>``, or ``-``."""
 _ENCODED_NAME: Final = "stream-runner-name-base64:"
+_LONGEST_KEPT: Final = 256
+"""Bytes of a field's name whose header's name is remembered: data that somebody uses as names is not."""
 
 
 class MalformedReply(ValueError):
@@ -227,9 +229,12 @@ def _shown(index: int | None) -> bytes:
     return b"-" if index is None else b"%d" % index
 
 
-@lru_cache(maxsize=4096)
 def header_name(field: bytes) -> str:
     """The name of the header for a field of this name; no two fields have the same."""
+    return _kept_header_name(field) if len(field) <= _LONGEST_KEPT else _header_name(field)
+
+
+def _header_name(field: bytes) -> str:
     try:
         name = field.decode()
     except UnicodeDecodeError:  # the other form is for exactly this
@@ -237,6 +242,9 @@ def header_name(field: bytes) -> str:
     if name == FIELD_ORDER or name.startswith(_ENCODED_NAME):
         return _ENCODED_NAME + base64.b64encode(field).decode("ascii")
     return name
+
+
+_kept_header_name: Final = lru_cache(maxsize=4096)(_header_name)
 
 
 def field_name(header: str) -> bytes:

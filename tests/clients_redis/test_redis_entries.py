@@ -223,3 +223,10 @@ async def test_what_servers_answer_is_decoded(redis_server: RedisServer, new_str
         ]
         claimed = await client.raw(redis, "XCLAIM", stream, "g", "d", 0, first, second)
         assert decode_entries(claimed) == both[1:]
+
+
+def test_of_long_field_names_nothing_is_remembered() -> None:
+    short, long = b"customer", b"x" * 100_000
+    assert header_name(short) is header_name(short)
+    assert header_name(long) == header_name(long) == long.decode()
+    assert header_name(long) is not header_name(long)
