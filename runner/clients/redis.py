@@ -187,7 +187,8 @@ class _Commands:
             return None
         assert place is not None, "somebody has refused it"
         # A node that does not know the other's host says only the port: the host is its own.
-        address = Address(elsewhere["host"].strip("[]") or place.host, int(elsewhere["port"]))
+        host = elsewhere["host"].strip("[]")
+        address = Address(place.host if host in ("", "?") else host, int(elsewhere["port"]))
         if refusal.kind is FailureKind.ASK:
             return address
         self._topology.moved(int(elsewhere["slot"]), address)
@@ -229,11 +230,16 @@ class _Commands:
             return wire
         if asked is None and await self._topology.locate(command.slot) != address:
             return None
+        self._sweep()
         try:
-            return await Wire.connect(address, self._connection.url.database, self._connection.login)
+            wire = await Wire.connect(address, self._connection.url.database, self._connection.login)
         except RedisFailure as failure:
             self._doubt(failure.kind, address, command.version)
             raise
+        if self._closed:
+            wire.drop()
+            raise RedisFailure(FailureKind.CLOSED, str(self._connection))
+        return wire
 
     def _take(self, address: Address) -> Wire | None:
         idle = self._idle[address]
@@ -243,6 +249,13 @@ class _Commands:
                 return wire
             wire.drop()
         return None
+
+    def _sweep(self) -> None:
+        """Drop what servers have closed, also those that nobody goes to any more."""
+        for wires in self._idle.values():
+            for wire in [each for each in wires if not each.is_usable]:
+                wires.remove(wire)
+                wire.drop()
 
     def _put_back(self, wire: Wire) -> None:
         if wire.is_usable and not self._closed:

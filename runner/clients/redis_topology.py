@@ -106,9 +106,11 @@ class _Sentinels:
         return await self._question.answer()
 
     def forget(self, address: Address, version: int) -> None:
-        """Whatever the version: the next connect asks anyway."""
+        """Whatever the version: the next connect asks anyway. Who has named it is asked last then: it may be the one
+        that has not heard of a failover, and would name it for ever."""
         if address == self._master:
             self._master = None
+            self._addresses.append(self._addresses.pop(0))
 
     def refused(self, slot: int, version: int) -> None:
         raise AssertionError("servers behind sentinels have no slots")
@@ -121,7 +123,7 @@ class _Sentinels:
 
     async def _find(self) -> Address:
         sentinel, master = await first_answer(self._addresses, self._ask)
-        # The next connect begins with the one that answered.
+        # The next connect begins with the one that answered, unless what it said proves wrong.
         self._addresses.sort(key=lambda address: address != sentinel)
         self._master = master
         return master
@@ -133,7 +135,7 @@ class _Sentinels:
         try:
             reply = await _ask_once(address, anonymous, command)
         except RedisFailure as failure:
-            if not wants_login(failure):
+            if not (wants_login(failure) or failure.kind is FailureKind.PERMISSION):
                 raise
             reply = await _ask_once(address, self._login, command)
         if not isinstance(reply, list):

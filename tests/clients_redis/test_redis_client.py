@@ -13,6 +13,7 @@ from pathlib import Path
 import anyio
 import pytest
 
+from kafka_harness.waiting import until
 from redis_harness import client as bare
 from redis_harness.fixtures import ON_EVERY_FLAVOUR, NewRedis
 from redis_harness.flavour import Flavour
@@ -181,6 +182,18 @@ async def test_connections_that_the_server_closed_while_idle_are_not_used(new_re
             await bare.raw(redis, "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
             await bare.raw(redis, "PING")
         assert await client.execute("PING", timeout=5) == b"PONG"
+
+
+async def test_a_connection_that_is_made_while_the_client_closes_carries_nothing(redis_server: RedisServer) -> None:
+    async with Proxy(redis_server.port) as proxy, connected(proxy.address) as client:
+        proxy.stall(Direction.TO_CLIENT)  # who connects waits for the answer to its first words
+        late = asyncio.create_task(client.execute("PING", timeout=30))
+        await until(lambda: proxy.connections == 1, what="a connection is being made")
+        await client.close()
+        await proxy.resume(Direction.BOTH)
+        with pytest.raises(RedisFailure) as closed:
+            await late
+        assert (closed.value.kind, closed.value.effect) == (FailureKind.CLOSED, Effect.ABSENT)
 
 
 async def test_a_frozen_server_costs_no_more_than_the_time_given(new_redis: NewRedis) -> None:

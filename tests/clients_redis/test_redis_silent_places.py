@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+import os
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 
 import pytest
 
-from kafka_harness.waiting import until_async
+from kafka_harness.waiting import until, until_async
 from redis_harness import client as bare
 from redis_harness.cluster import RedisCluster
-from redis_harness.fixtures import NewRedis, NewRedisCluster, NewSentinel
+from redis_harness.fixtures import NewRedis, NewRedisCluster, NewSentinel, Stoppable
+from redis_harness.flavour import Flavour
 from redis_harness.options import RedisOptions
 from redis_harness.proxy import Proxy
+from redis_harness.sentinel import SentinelProcess
 from redis_harness.server import RedisServer
 from redis_harness.slots import identity
 from runner.clients.redis import RedisClient, RedisConnection
@@ -60,6 +63,36 @@ async def is_served(client: RedisClient, key: bytes, timeout: float) -> bool:
         return False
 
 
+def open_sockets() -> int:
+    """Of this process."""
+    return sum(
+        os.path.realpath(each.path).rpartition("/")[2].startswith("socket:") for each in os.scandir("/proc/self/fd")
+    )
+
+
+async def test_what_a_server_closed_is_closed_here_too_when_nobody_goes_there_any_more(
+    new_redis: NewRedis, kept: Callable[[Stoppable], None]
+) -> None:
+    old, new = new_redis(), new_redis()
+    sentinel = SentinelProcess(Flavour.VALKEY, [f"sentinel monitor main 127.0.0.1 {old.port} 2"])
+    kept(sentinel)
+    sentinel.start()
+    async with connected(f"redis+sentinel://{sentinel.address}/main") as client:
+        other = client.dedicated(5)
+        before = open_sockets()
+        await asyncio.gather(*[client.execute("PING", timeout=5) for _ in range(5)], other.execute("PING"))
+        assert open_sockets() == before + 6
+        async with bare.connect(f"redis://{sentinel.address}") as redis:
+            await bare.raw(redis, "SENTINEL", "REMOVE", "main")
+            await bare.raw(redis, "SENTINEL", "MONITOR", "main", "127.0.0.1", new.port, 2)
+        old.kill()
+        with pytest.raises(RedisFailure):
+            await other.execute("PING")
+        await client.execute("PING", timeout=5)
+        await until(lambda: open_sockets() == before + 1, what="the connections to the old one are closed")
+        await other.close()
+
+
 async def test_silent_sentinels_do_not_use_up_a_callers_time(new_sentinel: NewSentinel) -> None:
     sentinel = await new_sentinel()
     port = sentinel.sentinels[0].port
@@ -79,6 +112,33 @@ async def test_silent_sentinels_do_not_use_up_a_callers_time(new_sentinel: NewSe
         await proxies[2].resume()
         await (await sentinel.master()).restart()
         await until_async(found, what="the master is found by another", timeout=RECOVERY)
+
+
+@pytest.mark.parametrize("is_back", [False, True])
+async def test_a_sentinel_that_has_not_heard_of_a_failover_is_not_believed_for_ever(
+    is_back: bool, new_redis: NewRedis, kept: Callable[[Stoppable], None]
+) -> None:
+    demoted, promoted = new_redis(), new_redis()
+    sentinels = []
+    for master in (demoted, demoted, promoted):
+        sentinels.append(SentinelProcess(Flavour.VALKEY, [f"sentinel monitor main 127.0.0.1 {master.port} 2"]))
+        kept(sentinels[-1])
+        sentinels[-1].start()
+    if is_back:
+        async with bare.connect(demoted.url) as redis:
+            await bare.raw(redis, "REPLICAOF", "127.0.0.1", promoted.port)
+    else:
+        demoted.kill()
+    url = f"redis+sentinel://{','.join([each.address for each in sentinels])}/main"
+    async with connected(url) as client:
+
+        async def is_stored() -> bool:
+            try:
+                return await client.execute("SET", "a", 1, timeout=0.5) == b"OK"
+            except RedisFailure:
+                return False
+
+        await until_async(is_stored, what="the promoted one is found", timeout=RECOVERY)
 
 
 async def test_silent_seeds_do_not_use_up_a_callers_time(new_redis_cluster: NewRedisCluster) -> None:
