@@ -31,6 +31,7 @@ BLOCK: Final = 2.0
 """Seconds that a wait for new entries lasts, after which group and stream are looked at again: a plain reader hears
 nothing of a stream or a group that went."""
 READING: Final = "reading"
+_WAITING: Final = "waiting"
 _CHARGING: Final = "charging"
 
 OVER: Final = frozenset({FailureKind.NO_GROUP, FailureKind.WRONG_TYPE})
@@ -269,14 +270,16 @@ class StreamReader(ABC):
                 while True:
                     await self._until_wanted()
                     await self._read_once()
-                    if self._chunk is not None or not self._reads_history:  # else it was not tried again
-                        self._troubles.worked(READING)
             except RedisFailure as failure:
-                self._note(failure)
-                pause = self._troubles.failed(READING, failure)
-                # What the server handed out in a reply that was lost is pending, behind all that came.
-                self._reads_history = True
-                await anyio.sleep(pause)
+                await self._recover(READING, failure)
+
+    async def _recover(self, tried: str, failure: RedisFailure) -> None:
+        """Raises AssignmentOver."""
+        self._note(failure)
+        pause = self._troubles.failed(tried, failure)
+        # What the server handed out in a reply that was lost is pending, behind all that came.
+        self._reads_history = True
+        await anyio.sleep(pause)
 
     async def _until_wanted(self) -> None:
         while self._over is None and (self.is_paused or self._chunk is not None):
@@ -298,17 +301,14 @@ class StreamReader(ABC):
         and counts only then."""
         if compare_ids(self._known_id, self._last_id) < 0:
             self._known_id = self._last_id
-        reply = await self._waiter.execute(
-            "XREAD",
-            "COUNT",
-            1,
-            "BLOCK",
-            max(int(seconds * 1000), 1),  # 0 is for ever
-            "STREAMS",
-            self.place.stream,
-            self._known_id,
-            key=self.place.stream,
-        )
+        block = max(int(seconds * 1000), 1)  # 0 is for ever
+        command = ("XREAD", "COUNT", 1, "BLOCK", block, "STREAMS", self.place.stream, self._known_id)
+        try:
+            reply = await self._waiter.execute(*command, key=self.place.stream)
+        except RedisFailure as failure:
+            await self._recover(_WAITING, failure)
+            return False
+        self._troubles.worked(_WAITING)
         # Should the next read not bring it, it is another consumer's, and must not wake us again and again.
         streams = decode_streams(reply)
         for _, entries in streams:
@@ -316,7 +316,8 @@ class StreamReader(ABC):
         return bool(streams)
 
     def _note_new(self, entries: Sequence[Entry]) -> None:
-        """These came, and nobody had read them before. Raises AssignmentOver."""
+        """These came, and nobody had read them before: reading works. Raises AssignmentOver."""
+        self._troubles.worked(READING)
         if not entries:
             self.is_at_end = True
             self.backlog = Backlog(0, self._now())
@@ -356,6 +357,7 @@ class StreamReader(ABC):
         size = sum([record.size for record in records])
         self._read_size.came(len(records), size)
         self._chunk = Fetched(self.place.partition, records, following_id(behind), size, *history.of(records))
+        self._troubles.worked(READING)
         self._on_chunk()
 
     def _let_go(self, trimmed: list[str]) -> None:

@@ -291,9 +291,10 @@ class RedisSource(ABC):
         """Each origin has its own problem; the first of them is told."""
         known = self._problems[partition]
         before = next(iter(known.values()), None)
-        known.pop(origin, None)
-        if problem is not None:
-            known[origin] = problem
+        if problem is None:
+            known.pop(origin, None)
+        else:
+            known[origin] = problem  # in its place, if it has one
         now = next(iter(known.values()), None)
         if now != before:
             assert self._listener is not None

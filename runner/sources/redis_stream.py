@@ -112,6 +112,7 @@ class OwnedStream(StreamReader):
         elif self._reads_history:
             self._reads_history = False
             self._history_end = LARGEST_ID  # from now on what is pending was given to us
+            await self._read_once()
         else:
             await self._wait()
 
