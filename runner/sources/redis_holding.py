@@ -14,6 +14,7 @@ from runner.clients.redis_entries import following_id, previous_id
 from runner.clients.redis_errors import Effect, FailureKind, RedisFailure, problem_of
 from runner.model import Partition, Position, Problem, Reason
 from runner.ports import SourceListener
+from runner.sources.redis_attempts import Attempts
 from runner.sources.redis_reader import BEGINNING, AssignmentOver, StreamReader
 from runner.sources.redis_scripts import CREATE_GROUP, INSPECT, NOTE, PASS_OVER, TRIM
 from runner.sources.redis_start import (
@@ -53,7 +54,8 @@ class Memory:
 
     ``was_seen``: the server has known of somebody who reads it; ``is_forgotten``: and does so no more.
     ``entries_added``: as many it had at the last look. ``told``: what was last told of entries trimmed unread.
-    ``absent_fields``: those that entries should have, and of which it was told that they have not."""
+    ``absent_fields``: those that entries should have, and of which it was told that they have not. ``attempts`` are
+    what the server does not know yet."""
 
     checkpoint: str | None = None
     was_seen: bool = False
@@ -61,6 +63,7 @@ class Memory:
     entries_added: int | None = None
     told: Lost | None = None
     absent_fields: set[bytes] = field(default_factory=set)
+    attempts: Attempts = field(default_factory=Attempts)
 
     def learn(self, checkpoint: str | None) -> None:
         """The server keeps ``checkpoint``. Where it is lower than what was known before, something was set back, or is
@@ -79,6 +82,7 @@ class Memory:
         self.is_forgotten = False
         self.entries_added = entries_added
         self.told = None
+        self.attempts.forget_all()
 
 
 class Holding:
@@ -107,6 +111,8 @@ class Holding:
         self._tell = tell
         self._stored = stored
         memory.learn(stored)
+        memory.attempts.begin_assignment()
+        owned.attempts = memory.attempts
         owned.on_trimmed = self._on_trimmed
         owned.on_lost = self._on_lost
         owned.on_acknowledged = self._on_acknowledged

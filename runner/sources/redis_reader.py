@@ -7,7 +7,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
 from typing import Final
 
 import anyio
@@ -19,10 +18,11 @@ from runner.clients.redis_wire import Reply
 from runner.core.lease import HeldLease
 from runner.model import Backlog, Fetched, Lease, Partition, Position, Problem, Record
 from runner.ports import CheckpointFailed, CheckpointFenced
+from runner.sources.redis_attempts import Attempts
 from runner.sources.redis_history import History
 from runner.sources.redis_read_size import NOTHING, STEP, Read, ReadSize
 from runner.sources.redis_records import RecordMaker
-from runner.sources.redis_scripts import ATTEMPT, MOST_IDS, StreamScript
+from runner.sources.redis_scripts import MOST_IDS, StreamScript
 from runner.sources.redis_start import Lost, read_lost
 from runner.sources.redis_troubles import Troubles
 
@@ -96,6 +96,7 @@ class StreamReader(ABC):
         self.is_at_end = False
         self.kept_checkpoint: str | None = None
         """The one that is certainly kept with the lease."""
+        self.attempts = Attempts()
         self._end_id = end
         self._client = client
         self._waiter = waiter
@@ -116,7 +117,6 @@ class StreamReader(ABC):
         self._reading = asyncio.Lock()
         self._settled: list[str] = []
         self._trimmed: list[str] = []
-        self._attempts: dict[str, int] = {}
         self._checkpoint: str | None = None
         self._is_closed = False
 
@@ -200,20 +200,15 @@ class StreamReader(ABC):
     def settled(self, records: Sequence[Record]) -> None:
         ids = [str(record.position) for record in records]
         self._settled += ids
-        if self._attempts:
-            for entry_id in ids:
-                self._attempts.pop(entry_id, None)  # nobody will ask for them
-
-    def attempted(self, attempts: Mapping[Position, int]) -> None:
-        """To be written soon, by ``write_attempts`` or with the next checkpoint."""
-        self._attempts.update({str(position): count for position, count in attempts.items()})
+        if self.attempts:
+            self.attempts.forget(ids)
 
     async def write_attempts(self) -> float | None:
-        """What cannot be written is kept, and its reason told: after how many seconds to try again, else None. Raises
-        AssignmentOver."""
+        """What is unwritten of ``attempts``, and the reason told where that fails: after how many seconds to try again,
+        else None. Raises AssignmentOver."""
         async with self._reading:
             try:
-                await self._charge()
+                await self.attempts.write(self._set_counts)
             except RedisFailure as failure:
                 if self._is_closed:
                     return None  # the stream is somebody else's trouble
@@ -252,14 +247,6 @@ class StreamReader(ABC):
                 return False
             await self._carry(NOTHING)
             return True
-
-    async def _charge(self) -> None:
-        while self._attempts:
-            charged = dict(islice(self._attempts.items(), MOST_IDS))
-            await self._set_counts({entry_id: count * ATTEMPT for entry_id, count in charged.items()})
-            for entry_id, count in charged.items():
-                if self._attempts.get(entry_id) == count:  # not charged again meanwhile
-                    del self._attempts[entry_id]
 
     # --- reading
 
@@ -349,6 +336,7 @@ class StreamReader(ABC):
 
     def _offer(self, entries: Sequence[Entry], history: History, behind: str) -> None:
         """Keep ready what was read, up to the id ``behind``."""
+        history = self.attempts.correct(history)
         trimmed = [entry_id for entry_id, parts in entries if parts is None]
         there = [entry for entry in entries if entry[1] is not None] if trimmed else entries
         self._let_go(trimmed)

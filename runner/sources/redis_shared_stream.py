@@ -122,8 +122,7 @@ class SharedStream(StreamReader):
         counts = {str(position): suspected(count) for position, count in attempts.items()}
         with self._as_checkpoint():
             async with self._reading:
-                for entry_id in counts:
-                    self._attempts.pop(entry_id, None)  # older
+                self.attempts.forget(counts)  # they are older
                 missing = await self._set_held(counts)
             if missing:
                 raise AssignmentOver(f"{missing[0]} of {self.place.partition.topic} is another's by now")
@@ -380,7 +379,7 @@ class SharedStream(StreamReader):
         self._has_begun = False  # it does not matter whether the lease is over: the server looks at who has what
         while self._settled:
             await self._carry(NOTHING)
-        await self._charge()
+        await self.attempts.write(self._set_counts)
 
     def tell_gone(self) -> None:
         """What was deleted while it was worked on, and not settled, will not come again."""

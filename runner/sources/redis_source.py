@@ -233,12 +233,11 @@ class RedisSource(ABC):
             holding.owned.settled(records)
 
     def attempted(self, partition: Partition, attempts: Mapping[Position, int]) -> None:
+        self._memories[partition].attempts.note(attempts)
         holding = self._holdings.get(partition)
-        if holding is not None:
-            holding.owned.attempted(attempts)
-            if not holding.is_writing:
-                holding.is_writing = True
-                self._spawn(holding.write_attempts())
+        if holding is not None and not holding.is_writing:
+            holding.is_writing = True
+            self._spawn(holding.write_attempts())
 
     async def charge(self, partition: Partition, attempts: Mapping[Position, int]) -> None:
         await self._held(partition).owned.charge(attempts)

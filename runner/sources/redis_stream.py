@@ -79,8 +79,7 @@ class OwnedStream(StreamReader):
         counts = {str(position): suspected(count) for position, count in attempts.items()}
         with self._as_checkpoint():
             async with self._reading:
-                for entry_id in counts:
-                    self._attempts.pop(entry_id, None)  # older
+                self.attempts.forget(counts)  # they are older
                 await self._set_counts(counts)
 
     async def still_ours(self, records: Sequence[Record]) -> Sequence[bool]:
@@ -120,6 +119,8 @@ class OwnedStream(StreamReader):
         self, script: Script, *arguments: bytes | str, allowed: Collection[bytes] = ()
     ) -> list[Reply]:
         """As ``call``, by who has ``_reading``, of what must not take effect after what is called later."""
+        if self._over is not None:
+            raise self._over  # noticed by who had ``_reading`` before
         if self._is_in_doubt:
             await self._identify()
         with self._in_doubt_unless_done():

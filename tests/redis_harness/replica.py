@@ -28,11 +28,12 @@ _INTERVAL = 0.05
 
 class Replica:
     """``seen`` are (stream, id, generation) in the order in which they were read, with 0 for no generation; ``settles``
-    False lets them pend."""
+    False lets them pend; ``attempted`` is told to the source of every partition that is lost."""
 
     def __init__(self, source: RedisStreamsSource | SharedStreamsSource) -> None:
         self.source = source
         self.settles = True
+        self.attempted: dict[Position, int] = {}
         self.seen: list[tuple[str, str, int]] = []
         self.owned: set[str] = set()
         self.lost_streams: list[str] = []
@@ -133,6 +134,9 @@ class Replica:
 
     async def lost(self, partitions: Collection[Partition]) -> None:
         self.lost_streams += [partition.topic for partition in partitions]
+        for partition in partitions:
+            if self.attempted:
+                self.source.attempted(partition, self.attempted)
         self._forget(partitions)
 
     def partition_problem(self, partition: Partition, problem: Problem | None) -> None:
