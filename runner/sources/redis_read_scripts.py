@@ -12,7 +12,7 @@ from typing import Final
 from runner.clients.redis import Script
 from runner.sources.redis_history import MOST_HANDED_OUT
 from runner.sources.redis_read_size import LARGE_REPLY, STEP
-from runner.sources.redis_scripts import ATTEMPT, FENCE_IN_TIME, TRIMMED
+from runner.sources.redis_scripts import ATTEMPT, FENCE_IN_TIME, LIST_MEMBERS, TRIMMED
 
 MOST_LOOKED_AT: Final = 100
 """How many entries one script looks at that has to read each with all that is in it."""
@@ -90,16 +90,25 @@ found in the history."""
 
 IDENTIFY: Final = Script(
     FENCE_IN_TIME
+    + LIST_MEMBERS
     + """
 if tonumber(held[4] or '0') < tonumber(ARGV[3]) then
   write('reader', ARGV[3])
 end
+local groups = redis.pcall('XINFO', 'GROUPS', KEYS[2])
+local delivered = ''
+for _, group in ipairs(groups.err and {} or groups) do
+  if members(group)['name'] == ARGV[4] then
+    delivered = members(group)['last-delivered-id']
+  end
+end
 local info = redis.pcall('INFO', 'server')
-return {'ok', type(info) == 'string' and string.match(info, 'run_id:(%w+)') or ''}
+return {'ok', type(info) == 'string' and string.match(info, 'run_id:(%w+)') or '', delivered}
 """
 )
-"""Refuse from now on what was sent with a lower number. ARGV: owner, generation, reader. Reply: ok, the server's run
-id, or "" where we may not ask for it any more."""
+"""Refuse from now on what was sent with a lower number. ARGV: owner, generation, reader, group. Reply: ok, the server's
+run id, or "" where we may not ask for it any more, and the id up to which the group was given everything, "" when that
+cannot be told: why is met by who reads."""
 
 READ: Final = Script(
     _FENCE_IN_TURN

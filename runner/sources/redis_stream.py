@@ -133,9 +133,12 @@ class OwnedStream(StreamReader):
         self._is_in_doubt = False
         self._reader += 1
         with self._in_doubt_unless_done():
-            run_id = (await self.call(IDENTIFY, b"%d" % self._reader))[1]
+            _, run_id, delivered = await self.call(IDENTIFY, b"%d" % self._reader, self.place.group)
         if run_id not in (b"", self._run_id):
             raise AssignmentOver(f"the server of {self.place.partition.topic} was started anew")
+        if delivered:
+            assert isinstance(delivered, bytes)
+            self._history_end = delivered.decode()
 
     @contextmanager
     def _in_doubt_unless_done(self) -> Iterator[None]:
