@@ -22,15 +22,15 @@ class Members:
 
     async def call(self, *, register: bool) -> None:
         """Learn who is there; ``register``: we are, for another lifetime. Raises RedisFailure."""
+        self._before = self.current  # as long as there is no answer nobody has come or gone
         arguments = [self._me if register else b"", self._lifetime_ms]
         reply = await self._client.run(MEMBERS, [self._key], arguments, timeout=self._timeout)
         assert isinstance(reply, list)
-        members = frozenset([member.decode() for member in reply if isinstance(member, bytes)])
-        self._before, self.current = self.current, members
+        self.current = frozenset([member.decode() for member in reply if isinstance(member, bytes)])
 
     @property
     def have_changed(self) -> bool:
-        """With the last answer."""
+        """With the answer to the last call; False as long as there is none."""
         return self._before != self.current
 
     def were_lost(self, owners: Collection[str]) -> bool:
