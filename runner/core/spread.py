@@ -44,6 +44,19 @@ def spread(
     )
 
 
+def were_lost(
+    before: Collection[str], members: Collection[str], me: str, *, owners: Collection[str], robbed: Collection[str]
+) -> bool:
+    """Whether of those who were members ``before`` and are not any more some have not left: the registry was lost, and
+    they will be in it again at their next heartbeat. Until then nothing should be moved.
+
+    ``owners`` still own something; of those who are ``robbed`` a lease is gone that they have not given back. One who
+    leaves owns something until it is drained, but not all leave at once."""
+    missing = {*before}.difference(members)
+    is_empty = {me}.issuperset(members)
+    return not missing.isdisjoint(robbed) or (is_empty and not missing.isdisjoint(owners))
+
+
 def _shares(partitions: int, counts: Mapping[str, int]) -> dict[str, int]:
     """Who owns most keeps what does not divide evenly: it need not move."""
     each, more = divmod(partitions, len(counts))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Final, NamedTuple
@@ -13,7 +14,7 @@ import anyio.abc
 from runner.clients.redis import RedisClient
 from runner.clients.redis_errors import RedisFailure
 from runner.core.lease import HeldLease, LeaseTimes
-from runner.core.spread import Plan, spread
+from runner.core.spread import Plan, spread, were_lost
 from runner.sources.redis_calls import Calls
 from runner.sources.redis_lease_calls import LeaseCalls, Seen, Taken
 from runner.sources.redis_members import Members
@@ -83,6 +84,8 @@ class Leases:
         self._others: dict[str, str] = {}
         self._free_since: dict[str, float] = {}
         self._rescued: set[str] = set()  # another's share, which it did not take
+        self._robbed: set[str] = set()  # since the last plan: whose lease was gone, though it was not given back
+        self._still_until = -math.inf
         self._unreleased: dict[str, Taken] = {}  # being given back, or cut off while they were
         self._look_now = asyncio.Event()
         self._moved = asyncio.Event()
@@ -116,14 +119,14 @@ class Leases:
         self._look_now.set()
 
     async def _turn(self, calls: anyio.abc.TaskGroup) -> None:
-        heartbeat = self._times.heartbeat
+        heartbeat, began = self._times.heartbeat, self._now()
         looked_at = [name for name in self._places if not self._is_ours(name) and name not in self._looks.names]
         for group in self._calls.groups([self._places[name] for name in looked_at]):
             self._looks.start(calls, [place.partition.topic for place in group], partial(self._look_at, group))
         await self._looks.wait(looked_at, heartbeat)
         self._registering.start(calls, [_REGISTRY], self._register)
         await self._registering.wait([_REGISTRY], heartbeat)
-        plan = None if self._is_stopped else self._plan()
+        plan = None if self._is_stopped else self._plan(began)
         if plan is None:
             return
         for name in plan.release:
@@ -154,7 +157,9 @@ class Leases:
         place, name = seen.place, seen.place.partition.topic
         self._answered.add(name)
         if seen.owner is None:
-            self._others.pop(name, None)
+            owner = self._others.pop(name, None)
+            if owner is not None and not seen.was_owned:
+                self._robbed.add(owner)
             self._free_since.setdefault(name, self._now())
         else:
             self._others[name] = seen.owner
@@ -181,14 +186,18 @@ class Leases:
             for place in self._places.values():
                 self._listener.trouble(place, _REGISTRY, failure)
 
-    def _plan(self) -> Plan | None:
-        """None: nothing is moved for now. Nothing is taken whose server does not answer."""
+    def _plan(self, began: float) -> Plan | None:
+        """Of the turn that ``began`` then. None: nothing is moved for now. Nothing is taken whose server does not
+        answer."""
         members = self._members
+        robbed, self._robbed = self._robbed, set()
         # The owner of a stream that is out of our reach counts for as long as it is there.
         others = {
             name: owner for name, owner in self._others.items() if name in self._answered or owner in members.current
         }
-        if members.were_lost(others.values()):
+        if were_lost(members.before, members.current, self._me, owners=others.values(), robbed=robbed):
+            self._still_until = began + self._times.heartbeat
+        if self._now() < self._still_until:  # there are turns before the next heartbeat, too
             return None
         mine = dict.fromkeys((*self._held, *self._ending, *self._takes.names), self._me)
         plan = spread(

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
 from runner.clients.redis import RedisClient
 from runner.sources.redis_lease_scripts import LEAVE, MEMBERS
 
 
 class Members:
-    """``current`` is as of the last answer, empty before the first. ``lifetime`` and ``timeout`` are in seconds."""
+    """``current`` is as of the last answer, empty before the first, and ``before`` as when the last call was made.
+    ``lifetime`` and ``timeout`` are in seconds."""
 
     def __init__(self, client: RedisClient, key: bytes, me: bytes, *, lifetime: float, timeout: float) -> None:
         self.current: frozenset[str] = frozenset()
-        self._before: frozenset[str] = frozenset()
+        self.before: frozenset[str] = frozenset()
         self._client = client
         self._key = key
         self._me = me
@@ -22,7 +21,7 @@ class Members:
 
     async def call(self, *, register: bool) -> None:
         """Learn who is there; ``register``: we are, for another lifetime. Raises RedisFailure."""
-        self._before = self.current  # as long as there is no answer nobody has come or gone
+        self.before = self.current  # as long as there is no answer nobody has come or gone
         arguments = [self._me if register else b"", self._lifetime_ms]
         reply = await self._client.run(MEMBERS, [self._key], arguments, timeout=self._timeout)
         assert isinstance(reply, list)
@@ -31,11 +30,7 @@ class Members:
     @property
     def have_changed(self) -> bool:
         """With the answer to the last call; False as long as there is none."""
-        return self._before != self.current
-
-    def were_lost(self, owners: Collection[str]) -> bool:
-        """The registry was emptied: of ``owners`` some were in it, and will be again at their next heartbeat."""
-        return self.current <= {self._me.decode()} and not (self._before - self.current).isdisjoint(owners)
+        return self.before != self.current
 
     async def leave(self) -> None:
         """Raises RedisFailure; then we are gone after a lifetime."""

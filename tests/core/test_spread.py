@@ -7,7 +7,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.core.spread import spread
+from runner.core.spread import spread, were_lost
 
 names = st.lists(st.text("abcdefgh", min_size=1, max_size=3), unique=True, max_size=12)
 members = st.lists(st.sampled_from(["m1", "m2", "m3", "m4", "m5"]), unique=True, min_size=1)
@@ -72,3 +72,15 @@ def test_a_member_that_joins_gets_its_share_from_those_who_have_most() -> None:
     assert plans["m1"].release == ["c"]
     assert plans["m2"].release == []
     assert [plans[member].take for member in plans] == [[], [], []], "nothing is free yet"
+
+
+def test_members_are_lost_and_have_not_left_when_they_own_or_were_robbed_of_something() -> None:
+    before = {"me", "m1", "m2"}
+    assert were_lost(before, {"me"}, "me", owners=["m1"], robbed=[])
+    assert were_lost(before, set(), "me", owners=["m1"], robbed=[])
+    assert were_lost(before, {"me"}, "me", owners=[], robbed=["m1"])
+    assert were_lost(before, {"me", "m2"}, "me", owners=[], robbed=["m1"]), "one is there again"
+    assert not were_lost(before, {"me"}, "me", owners=["never heard of"], robbed=[])
+    assert not were_lost(before, {"me", "m2"}, "me", owners=["m1"], robbed=[]), "one leaves"
+    assert not were_lost(before, {"me"}, "me", owners=[], robbed=[]), "they have given back all"
+    assert not were_lost(before, before, "me", owners=["m1", "m2"], robbed=["m1"])

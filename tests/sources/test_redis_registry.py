@@ -14,6 +14,7 @@ from runner.clients.redis import RedisClient, RedisConnection
 from runner.clients.redis_slots import companion_key
 from runner.clients.redis_url import parse_redis_url
 from runner.model import Partition
+from runner.sources.redis_lease_calls import LeaseCalls
 from runner.sources.redis_leases import LeaseListener, Leases
 from runner.sources.redis_reader import StreamPlace
 
@@ -84,3 +85,61 @@ async def test_a_stream_taken_in_anothers_place_is_kept_while_the_registry_is_si
     await member.turn()
     assert member.surplus == []
     await member.close()
+
+
+async def test_nothing_moves_for_a_heartbeat_when_registry_and_leases_were_lost_together(
+    redis_server: RedisServer, client: Redis, new_stream: Callable[[], str]
+) -> None:
+    streams = sorted(new_stream() for _ in range(4))
+    member = Member(redis_server.url, streams, new_stream())
+    other = RedisClient(RedisConnection(url=parse_redis_url(redis_server.url), client_name="other"))
+    calls = LeaseCalls(other, EARLIER.encode(), LEASE, anyio.current_time)
+
+    async def be_there() -> None:
+        await client.hset(member.registry, EARLIER, str(10**15))
+        for place in member.places[:2]:
+            assert await calls.take(place) is not None
+
+    await be_there()
+    await member.turn()
+    assert member.taken == streams[2:]
+    await member.turn()
+    await client.delete(member.registry, *[place.lease_key for place in member.places])
+    await member.turn()
+    assert member.taken == streams[2:]
+    await member.turn()  # as after one of our own was lost
+    assert member.taken == streams[2:], "the heartbeat is not over"
+    await be_there()
+    for _ in range(2):
+        member.now += LEASE.heartbeat
+        await member.turn()
+    assert member.taken == streams[2:]
+    await client.delete(member.registry, *[place.lease_key for place in member.places])
+    await member.turn()
+    assert member.taken == streams[2:]
+    member.now += LEASE.heartbeat
+    await member.turn()
+    assert set(member.taken) == set(streams), "the other has not come back"
+    for each in (member, calls, other):
+        await each.close()
+
+
+async def test_what_the_only_other_member_has_given_back_is_taken_at_once(
+    redis_server: RedisServer, client: Redis, new_stream: Callable[[], str]
+) -> None:
+    theirs, ours = sorted(new_stream() for _ in range(2))
+    member = Member(redis_server.url, [theirs, ours], new_stream())
+    other = RedisClient(RedisConnection(url=parse_redis_url(redis_server.url), client_name="other"))
+    calls = LeaseCalls(other, EARLIER.encode(), LEASE, anyio.current_time)
+    await client.hset(member.registry, EARLIER, str(10**15))
+    held = await calls.take(member.places[0])
+    assert held is not None
+    for _ in range(2):
+        await member.turn()
+    assert member.taken == [ours]
+    await calls.release(held)
+    await client.hdel(member.registry, EARLIER)
+    await member.turn()
+    assert member.taken == [ours, theirs]
+    for each in (member, calls, other):
+        await each.close()
