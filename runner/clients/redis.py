@@ -7,6 +7,7 @@ import hashlib
 import re
 from collections import defaultdict
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
@@ -68,12 +69,16 @@ class RedisConnection:
 
 
 class Script:
-    """A Lua script, which servers know by the digest of its source once they have seen it."""
+    """A Lua script, which servers know by the digest of its source once they have seen it.
 
-    __slots__ = ("digest", "source")
+    ``is_divisible``: what it does to each of its keys it could do by itself. While keys are at two nodes of a cluster
+    it is refused at once, and does not wait until they are together again."""
 
-    def __init__(self, source: str) -> None:
+    __slots__ = ("digest", "is_divisible", "source")
+
+    def __init__(self, source: str, *, is_divisible: bool = False) -> None:
         self.source = source
+        self.is_divisible = is_divisible
         self.digest = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
 
 
@@ -83,11 +88,12 @@ class _Command:
     ``version`` is that of what was known of the topology when ``place`` was looked up.
     """
 
-    __slots__ = ("last_refusal", "packed", "place", "sent", "slot", "version")
+    __slots__ = ("followed", "last_refusal", "packed", "place", "sent", "slot", "version")
 
-    def __init__(self, packed: bytes, slot: int | None) -> None:
+    def __init__(self, packed: bytes, slot: int | None, followed: AbstractSet[FailureKind]) -> None:
         self.packed = packed
         self.slot = slot
+        self.followed = followed
         self.place: Address | None = None
         self.version = 0
         self.sent = False
@@ -115,9 +121,15 @@ class _Commands:
         self._is_cluster = connection.url.finding is Finding.CLUSTER
         self._closed = False
 
-    async def execute(self, args: tuple[bytes | str | int, ...], key: bytes | None, timeout: float) -> Reply:
+    async def execute(
+        self,
+        args: tuple[bytes | str | int, ...],
+        key: bytes | None,
+        timeout: float,
+        followed: AbstractSet[FailureKind] = _FOLLOWED,
+    ) -> Reply:
         slot = slot_of(key) if self._is_cluster and key is not None else None
-        command = _Command(pack(args), slot)
+        command = _Command(pack(args), slot, followed)
         try:
             async with asyncio.timeout(timeout):
                 return await self._deliver(command)
@@ -132,14 +144,15 @@ class _Commands:
     ) -> Reply:
         key = keys[0] if keys else None
         rest = (len(keys), *keys, *args)
+        followed = _FOLLOWED - {FailureKind.TRY_AGAIN} if script.is_divisible else _FOLLOWED
         deadline = asyncio.get_running_loop().time() + timeout
         try:
-            return await self.execute(("EVALSHA", script.digest, *rest), key, timeout)
+            return await self.execute(("EVALSHA", script.digest, *rest), key, timeout, followed)
         except RedisFailure as failure:
             if failure.kind is not FailureKind.NO_SCRIPT:
                 raise
         left = max(deadline - asyncio.get_running_loop().time(), 0.0)
-        return await self.execute(("EVAL", script.source, *rest), key, left)
+        return await self.execute(("EVAL", script.source, *rest), key, left, followed)
 
     def refused(self, text: bytes) -> RedisFailure:
         failure = refusal(text.decode("utf-8", "replace"))
@@ -164,7 +177,7 @@ class _Commands:
             try:
                 return await self._try(command, asked)
             except RedisFailure as failure:
-                if not self._is_cluster or failure.kind not in _FOLLOWED:
+                if not self._is_cluster or failure.kind not in command.followed:
                     raise
                 asked = self._follow(failure, command)
                 if failure.kind not in _NEEDS_NO_PAUSE:

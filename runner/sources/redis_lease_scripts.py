@@ -31,7 +31,8 @@ for i, key in ipairs(KEYS) do
   end
 end
 return answers
-"""
+""",
+    is_divisible=True,
 )
 """ARGV: milliseconds that a lease lasts where it does not say so. Reply: of each lease its owner, milliseconds that it
 still has, "1" when it was ever taken, and checkpoint or ""; or an error's text."""
@@ -78,7 +79,8 @@ for i, key in ipairs(KEYS) do
 end
 local info = redis.pcall('INFO', 'server')
 return {type(info) == 'string' and string.match(info, 'run_id:(%w+)') or '', unpack(answers)}
-"""
+""",
+    is_divisible=True,
 )
 """ARGV: owner, milliseconds, and the generation of each lease. Reply: the server's run id, or "" where we may not ask
 for it any more; then of each lease 1, 0 when it is another's, or gone, or an error's text."""

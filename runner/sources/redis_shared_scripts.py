@@ -311,7 +311,8 @@ for i, key in ipairs(KEYS) do
   done = last
 end
 return {run_id(), unpack(answers)}
-"""
+""",
+    is_divisible=True,
 )
 """What is ours stays so for another while; delivery counts stay as they are. The keys are those of streams, in one slot
 in a cluster. ARGV: consumer, group, and of each stream how many ids, and these. Reply: the server's run id or "", and

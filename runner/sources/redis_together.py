@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
+
+import anyio
 
 from runner.clients.redis import RedisClient
 from runner.clients.redis_errors import FailureKind, RedisFailure
@@ -12,6 +14,7 @@ from runner.clients.redis_slots import slot_of
 from runner.sources.redis_reader import StreamPlace
 
 _Answer = TypeVar("_Answer")
+_Ask: TypeAlias = Callable[[Sequence[StreamPlace]], Awaitable[Sequence[_Answer | RedisFailure]]]
 
 
 class Together:
@@ -29,24 +32,34 @@ class Together:
             parts[place if place in self._alone else where].append(place)
         return list(parts.values())
 
-    async def of_each(
-        self,
-        places: Sequence[StreamPlace],
-        ask: Callable[[Sequence[StreamPlace]], Awaitable[Sequence[_Answer | RedisFailure]]],
-    ) -> Sequence[_Answer | RedisFailure]:
+    async def of_each(self, places: Sequence[StreamPlace], ask: _Ask[_Answer]) -> Sequence[_Answer | RedisFailure]:
         """What ``ask`` answers of each place; they are of one part. Does not raise.
 
         Who has no rights to one of the keys is refused all: then by halves. While a slot moves, its keys are at two
-        servers, and none answers of both: then each is asked for alone the next time."""
+        servers, and none answers of both: then each alone, at once, so that no heartbeat is lost to it."""
         try:
             answers = await ask(places)
         except RedisFailure as failure:
-            may_be_one = failure.kind is FailureKind.PERMISSION and len(places) > 1
-            if not may_be_one:
-                if failure.kind in (FailureKind.PERMISSION, FailureKind.TRY_AGAIN):
-                    self._alone.update(places)
-                return [failure] * len(places)
-            half = len(places) // 2
-            return [*await self.of_each(places[:half], ask), *await self.of_each(places[half:], ask)]
+            is_one = len(places) == 1
+            if failure.kind is FailureKind.TRY_AGAIN and not is_one:
+                self._alone.update(places)  # until it answers: a server that is silent is no other's trouble
+                return await self._apart(places, ask)
+            if failure.kind is FailureKind.PERMISSION and not is_one:
+                half = len(places) // 2
+                return [*await self.of_each(places[:half], ask), *await self.of_each(places[half:], ask)]
+            if failure.kind is FailureKind.PERMISSION:
+                self._alone.update(places)
+            return [failure] * len(places)
         self._alone.difference_update(places)
         return answers
+
+    async def _apart(self, places: Sequence[StreamPlace], ask: _Ask[_Answer]) -> Sequence[_Answer | RedisFailure]:
+        answers: dict[StreamPlace, _Answer | RedisFailure] = {}
+
+        async def ask_of(place: StreamPlace) -> None:
+            answers[place] = (await self.of_each([place], ask))[0]
+
+        async with anyio.create_task_group() as calls:
+            for place in places:
+                calls.start_soon(ask_of, place)
+        return [answers[place] for place in places]

@@ -22,7 +22,7 @@ from runner.clients.redis_url import parse_redis_url
 from runner.clients.secret import Secret
 from runner.core.lease import LeaseTimes
 from runner.model import Partition
-from runner.sources.redis_lease_calls import LeaseCalls
+from runner.sources.redis_lease_calls import LeaseCalls, Seen
 from runner.sources.redis_lease_scripts import MOST_LEASES
 from runner.sources.redis_reader import StreamPlace
 from runner.sources.redis_shared import SharedStreamsSource
@@ -177,6 +177,32 @@ async def test_as_many_connections_as_are_allowed_are_used_at_once(
     await client.close()
 
 
+async def test_leases_of_a_slot_that_moves_are_renewed_and_looked_at_every_time(
+    new_redis_cluster: NewRedisCluster, new_stream: Callable[[], str]
+) -> None:
+    cluster = await new_redis_cluster(Flavour.VALKEY)
+    places = [place_of("{same}" + new_stream(), "g") for _ in range(4)]
+    slot = await cluster.slot_of("{same}")
+    source = await cluster.owner_of(slot)
+    target = next(node for node in cluster.nodes if node is not source)
+    client = a_client(cluster.url.replace("redis://", "redis+cluster://"))
+    calls = LeaseCalls(client, b"me", LEASE, anyio.current_time)
+    taken = [await calls.take(place) for place in places]
+    held = [each for each in taken if each is not None]
+    assert len(held) == 4
+    move = await cluster.slot_move(slot, target)
+    await move.begin()
+    await move.move_keys(2)
+    for _ in range(3):
+        assert calls.groups(places) == [tuple(places)]
+        assert [type(answer) for answer in await calls.renew(held)] == [bytes] * 4
+        assert [type(answer) for answer in await calls.look(places)] == [Seen] * 4
+    await move.move_keys(100)
+    await move.end()
+    for one in (calls, client):
+        await one.close()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [RedisStreamsSource, SharedStreamsSource])
 async def test_in_a_cluster_all_are_kept(
@@ -208,7 +234,8 @@ async def test_a_slot_of_many_streams_that_moves_for_long_costs_none_that_is_sti
     slot = await cluster.slot_of(names[0])
     source = await cluster.owner_of(slot)
     target = next(node for node in cluster.nodes if node is not source)
-    replica = a_replica(cluster.url.replace("redis://", "redis+cluster://"), names, group, kind)
+    lease = LeaseTimes(3.0, 0.8)  # the longest heartbeat that is allowed: two that fail in a row lose it
+    replica = a_replica(cluster.url.replace("redis://", "redis+cluster://"), names, group, kind, lease=lease)
     async with connect_cluster(cluster.url) as client:
         for name in names:
             await fill(client, name, 1)
@@ -221,7 +248,7 @@ async def test_a_slot_of_many_streams_that_moves_for_long_costs_none_that_is_sti
             there = set(await raw(client, "CLUSTER", "GETKEYSINSLOT", slot, 100))
         stay = [name for name in names if {*place_of(name, group).keys} <= there]
         assert len(stay) >= 8
-        await anyio.sleep(LONG)
+        await anyio.sleep(3 * lease.duration)
         assert set(replica.lost_streams).isdisjoint(stay)
         while await move.move_keys(100):
             pass
