@@ -32,6 +32,14 @@ local function consumers()
 end
 """
 
+# Of a consumer that has nothing left. Redis 6.2 refuses it when it is full; that is no reason to fail, and it is tried
+# again by whoever looks at it next.
+_DELETE: Final = """
+local function delete(consumer)
+  redis.pcall('XGROUP', 'DELCONSUMER', KEYS[2], ARGV[2], consumer)
+end
+"""
+
 # Not XAUTOCLAIM: from Redis 7 on it takes away every pending entry that it meets and that is not in the stream any
 # more, however lively the consumer is that works on it; before, it does not even name them.
 SCAN: Final = Script(
@@ -39,6 +47,7 @@ SCAN: Final = Script(
     + TRIMMED_PENDING
     + LOOK_ALIVE
     + _CONSUMERS
+    + _DELETE
     + """
 local failed, shown = consumers()
 if failed then
@@ -90,7 +99,7 @@ for _, consumer in ipairs(shown) do
       note_all_of(consumer, from)
     end
   elseif is_like_us and idle[name] >= tonumber(ARGV[10]) then
-    redis.call('XGROUP', 'DELCONSUMER', KEYS[2], ARGV[2], name)
+    delete(name)
   end
 end
 local page = redis.call('XPENDING', KEYS[2], ARGV[2], ARGV[4], '+', 1000)
@@ -213,7 +222,8 @@ ids of what is not in the stream any more, which are acknowledged, and how many 
 about a megabyte the rest is left; or late. What other applications did to an entry is no attempt."""
 
 HAND_BACK: Final = Script(
-    """
+    _DELETE
+    + """
 local pending = redis.pcall('XPENDING', KEYS[2], ARGV[2], '-', '+', 1000, ARGV[1])
 if pending.err then
   return {'error', pending.err}
@@ -235,7 +245,7 @@ for _, entry in ipairs(pending) do
 end
 local is_done = #redis.call('XPENDING', KEYS[2], ARGV[2], '-', '+', 1, ARGV[1]) == 0
 if is_done then
-  redis.call('XGROUP', 'DELCONSUMER', KEYS[2], ARGV[2], ARGV[1])
+  delete(ARGV[1])
 end
 return {'ok', gone, is_done and '1' or ''}
 """

@@ -20,9 +20,11 @@ from redis_harness.server import RedisServer
 from runner.clients.redis import RedisClient, RedisConnection
 from runner.clients.redis_entries import following_id
 from runner.clients.redis_url import parse_redis_url
+from runner.clients.redis_wire import Reply
+from runner.sources.redis_scripts import ATTEMPT
 from runner.sources.redis_shared import SharedStreamsSource
 from runner.sources.redis_shared_scripts import READ_SHARED
-from runner.sources.redis_shared_takeover_scripts import SCAN
+from runner.sources.redis_shared_takeover_scripts import HAND_BACK, SCAN
 
 pytestmark = [pytest.mark.redis, pytest.mark.timeout(120)]
 
@@ -197,6 +199,11 @@ async def test_a_server_that_refuses_writes_is_a_problem_until_it_takes_them(
             await until(lambda: set(places(replica)) == set(added), what="all is read", timeout=RECOVERY)
 
 
+async def consumers(client: Redis, stream: str, group: str) -> set[str]:
+    shown = await raw(client, "XINFO", "CONSUMERS", stream, group)
+    return {each[each.index(b"name") + 1].decode() for each in shown}
+
+
 @pytest.fixture
 async def own_client(redis_server: RedisServer) -> AsyncIterator[RedisClient]:
     made = RedisClient(RedisConnection(url=parse_redis_url(redis_server.url), client_name="test"))
@@ -256,10 +263,42 @@ async def test_only_silent_consumers_of_ours_without_entries_are_deleted(
         reply = await own_client.run(SCAN, [b"lease", stream.encode()], arguments, timeout=5.0)
         assert isinstance(reply, list)
         assert reply[4] == [added[0][1].encode()]
-        shown = await raw(client, "XINFO", "CONSUMERS", stream, group)
-        return {each[each.index(b"name") + 1].decode() for each in shown}
+        return await consumers(client, stream, group)
 
     everybody = {"stream-runner:me", "stream-runner:silent", "stream-runner", "by hand", "stream-runner:killed"}
     assert await scan(3_600_000) == everybody
     assert await scan(0) == everybody - {"stream-runner:silent"}
     assert len(await pending(client, stream, group)) == 1
+
+
+@ON_EVERY_FLAVOUR
+async def test_consumers_that_a_full_server_does_not_delete_hold_up_nothing(
+    redis_server: RedisServer, new_redis: NewRedis, new_stream: NewStream
+) -> None:
+    server = new_redis(redis_server.flavour)
+    stream, group, us = new_stream(), new_stream(), b"stream-runner:me"
+    keys = [b"lease", stream.encode()]
+    own_client = RedisClient(RedisConnection(url=parse_redis_url(server.url), client_name="test"))
+
+    async def scan(client: Redis) -> tuple[Reply, set[str]]:
+        arguments = (us, group, 1_000, "-", b"", "-", 10, b"stream-runner", b"stream-runner:", 0, b"")
+        reply = await own_client.run(SCAN, keys, arguments, timeout=5.0)
+        assert isinstance(reply, list)
+        return reply[4], await consumers(client, stream, group)
+
+    async with connect(server.url) as client:
+        [(_, added)] = await fill(client, stream, 1)
+        await raw(client, "XGROUP", "CREATE", stream, group, "0")
+        await raw(client, "XREADGROUP", "GROUP", group, "by hand", "STREAMS", stream, ">")
+        await raw(client, "XCLAIM", stream, group, "by hand", 0, added, "IDLE", 9_999_999, "JUSTID")
+        for consumer in (us, b"stream-runner:silent"):
+            await raw(client, "XGROUP", "CREATECONSUMER", stream, group, consumer)
+        await raw(client, "CONFIG", "SET", "maxmemory", "100kb")
+        found, _ = await scan(client)
+        assert found == [added.encode()]
+        arguments = (us, group, b"stream-runner", 3_600_000, ATTEMPT)
+        assert await own_client.run(HAND_BACK, keys, arguments, timeout=5.0) == [b"ok", [], b"1"]
+        await raw(client, "CONFIG", "SET", "maxmemory", "0")
+        found, left = await scan(client)
+        assert (found, "stream-runner:silent" in left) == ([added.encode()], False)
+    await own_client.close()
