@@ -28,6 +28,12 @@ class LeaseTimes:
         """``duration >= 3 * heartbeat + margin`` is what keeps an owner that lost one renewal."""
         return (self.duration - self.margin) / HEARTBEATS
 
+    @property
+    def longest_call(self) -> float:
+        """Who counts its lease from the sending of a call, while that is under way, has so long for it: the call has
+        failed well before the lease is over."""
+        return self.duration / 2
+
 
 class HeldLease:
     """One partition's lease as its owner knows it, by its own monotonic clock.

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 
 import anyio
 
@@ -57,9 +57,10 @@ class SharedStream(StreamReader):
         on_chunk: Callable[[], None],
         on_problem: Callable[[Problem | None], None],
     ) -> None:
-        """``goes_on``: entries that were trimmed unread are passed over; ``timeout`` is in seconds. ``turns`` are those
-        of our consumer, from 1, each higher than all before. ``is_first``: nothing was asked for in our consumer's name
-        before, which might arrive yet. ``problem`` was told of reading the stream before."""
+        """``goes_on``: entries that were trimmed unread are passed over; ``timeout``, in seconds, is cut to what the
+        lease has time for. ``turns`` are those of our consumer, from 1, each higher than all before. ``is_first``:
+        nothing was asked for in our consumer's name before, which might arrive yet. ``problem`` was told of reading the
+        stream before."""
         super().__init__(
             place,
             HeldLease(0, now(), times),
@@ -67,7 +68,7 @@ class SharedStream(StreamReader):
             waiter,
             records,
             now=now,
-            timeout=timeout,
+            timeout=min(timeout, times.longest_call),
             end=end,
             on_chunk=on_chunk,
             on_problem=on_problem,
@@ -170,18 +171,17 @@ class SharedStream(StreamReader):
             await self._read_new()
 
     async def _read_new(self) -> None:
-        async with self._reading:
-            with self._asking():
-                reply = await self._carry(Read(">", self._count, self._goes_on))
-                entries = decode_entries(reply[4])
-                self._hear_of(reply[5])
-                self._check_lease()
-                self._note_new(entries)
-                if entries:
-                    self._go_on(entries)
-                    self._hold(entries, History(), self._last_id)
-                else:
-                    self._known_id = self._given_id = bytes_in(reply[6]).decode()  # it need not be one of ours
+        async with self._reading, self._asking():
+            reply = await self._carry(Read(">", self._count, self._goes_on))
+            entries = decode_entries(reply[4])
+            self._hear_of(reply[5])
+            self._check_lease()
+            self._note_new(entries)
+            if entries:
+                self._go_on(entries)
+                self._hold(entries, History(), self._last_id)
+            else:
+                self._known_id = self._given_id = bytes_in(reply[6]).decode()  # it need not be one of ours
         if self._is_end_given and not self._was_end_seen:
             self._was_end_seen = True
             self._scan.hurry()
@@ -248,14 +248,13 @@ class SharedStream(StreamReader):
 
     async def _take(self, ids: Sequence[str]) -> int:
         """Returns how many of ``ids`` it got to: they may be too large for one chunk."""
-        async with self._reading:
-            with self._asking():
-                reply = await self._turns.call(TAKE_OVER, self._least_idle, *ids)
-                entries = decode_entries(reply[1])
-                self._tell_trimmed(ids_in(reply[3]))
-                self._check_lease()
-                if entries:
-                    self._hold(entries, history_of(reply[2]), max(self._last_id, entries[-1][0], key=parse_id))
+        async with self._reading, self._asking():
+            reply = await self._turns.call(TAKE_OVER, self._least_idle, *ids)
+            entries = decode_entries(reply[1])
+            self._tell_trimmed(ids_in(reply[3]))
+            self._check_lease()
+            if entries:
+                self._hold(entries, history_of(reply[2]), max(self._last_id, entries[-1][0], key=parse_id))
         assert isinstance(reply[4], int)
         return reply[4]
 
@@ -310,9 +309,11 @@ class SharedStream(StreamReader):
 
     # --- keeping
 
-    @contextmanager
-    def _asking(self) -> Iterator[None]:
-        """What is under way to us is ours from some time after now on, and no heartbeat tells of it yet."""
+    @asynccontextmanager
+    async def _asking(self) -> AsyncIterator[None]:
+        """What is under way to us is ours from some time after now on, and no heartbeat tells of it yet. Raises
+        AssignmentOver, RedisFailure."""
+        await self._turns.end_doubt()  # else the lease would have to have time for this call, too
         self._asked_at = self._now()
         try:
             yield

@@ -11,12 +11,14 @@ from redis.asyncio import Redis
 from kafka_harness.waiting import until, until_async
 from redis_harness.client import add, connect, pending, raw
 from redis_harness.fixtures import ON_EVERY_FLAVOUR
+from redis_harness.late import calls
 from redis_harness.proxy import Proxy
 from redis_harness.replica import a_replica, fill, places
 from redis_harness.server import RedisServer
 from runner.model import Partition, Reason
 from runner.sources.redis_read_size import LARGE_REPLY, STEP
 from runner.sources.redis_shared import SharedStreamsSource
+from runner.sources.redis_shared_scripts import READ_SHARED
 from runner.sources.redis_streams import RedisStreamsSource
 
 pytestmark = [pytest.mark.redis, ON_EVERY_FLAVOUR]
@@ -100,6 +102,34 @@ async def test_one_that_does_not_get_through_is_told_and_never_charged(
             await until(lambda: second.problems[-1] is None, what="nothing is wrong any more")
         assert second.attempts == {}
         assert second.suspects == {added[0][1]}
+
+
+async def test_replies_that_do_not_come_within_a_lease_cancel_nothing_and_are_told(
+    redis_server: RedisServer, new_stream: Callable[[], str]
+) -> None:
+    stream, group = new_stream(), new_stream()
+    async with Proxy(redis_server.port) as proxy, connect(redis_server.url) as client:
+        replica = a_replica(proxy.url, [stream], group, SharedStreamsSource, command_timeout=5.0)
+        replica.settles = False
+        added = await fill(client, stream, 1)
+        async with replica.running():
+            await until(lambda: places(replica) == added, what="one is in work")
+            asked = []
+            swallowed = proxy.swallow(calls(READ_SHARED, b">"))
+            added += await fill(client, stream, 10)
+            for _ in range(3):
+                await until(lambda: swallowed.done() or replica.lost_streams != [], what="it reads")  # noqa: B023
+                assert replica.lost_streams == []
+                asked.append(swallowed.result().split(b"\r\n>\r\n")[1].split(b"\r\n")[1])
+                swallowed = proxy.swallow(calls(READ_SHARED, b">"))
+            await until(lambda: any(replica.problems), what="it is told")
+            proxy.swallow(lambda _: False)
+            told = next(problem for problem in replica.problems if problem is not None)
+            assert "no answer within 1 s" in told.text
+            assert asked[-1] == b"1", "a smaller one may come in time"
+            await until(lambda: sorted(places(replica)) == sorted(added), what="all is read, once")
+            await until(lambda: replica.problems[-1] is None, what="nothing is wrong any more")
+            assert replica.lost_streams == []
 
 
 async def test_attempts_of_many_and_of_large_ones_are_written(
