@@ -28,9 +28,9 @@ from runner.sources.redis_start import (
     read_inspection,
     read_lost,
 )
+from runner.sources.redis_troubles import pause_to_begin
 from runner.sources.starting import StartingPosition
 
-_LOOK_PAUSE: Final = 0.5
 _TRIM_STEP: Final = 10_000
 _TRIM_STEPS: Final = 100
 """How many entries one script removes at most, and how many such are run after one look: removing stops the server."""
@@ -145,10 +145,14 @@ class Holding:
 
     async def prepare(self, on_tried: Callable[[], None]) -> None:
         """Returns when the group is there and the stream may be read. Raises AssignmentOver."""
+        tries = 0
         while True:
+            tries += 1
+            failure = None
             try:
                 problem = await self._try_to_prepare()
-            except RedisFailure as failure:
+            except RedisFailure as raised:
+                failure = raised
                 problem = problem_of(failure, self._policy.server)
             except AssignmentOver as over:
                 if over.problem is None:
@@ -159,7 +163,7 @@ class Holding:
                 return
             self.was_tried = True
             on_tried()
-            await anyio.sleep(_LOOK_PAUSE)
+            await anyio.sleep(pause_to_begin(tries, failure))
 
     async def _try_to_prepare(self) -> Problem | None:
         stream = await self._inspect()

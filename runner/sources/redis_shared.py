@@ -25,9 +25,10 @@ from runner.sources.redis_shared_scripts import JOIN
 from runner.sources.redis_shared_stream import SharedStream
 from runner.sources.redis_shared_takeover_scripts import HAND_BACK
 from runner.sources.redis_source import RedisSource, RedisStreamsSettings
+from runner.sources.redis_troubles import pause_to_begin
 from runner.sources.side_by_side import all_to_end
 
-_LOOK_PAUSE: Final = 0.5  # seconds between two tries to begin, and between an assignment and the next
+_LOOK_PAUSE: Final = 0.5  # seconds between an assignment and the next
 _CLOSE_LIMIT: Final = 2.0
 _UNTOUCHED_MS: Final = b"3600000"
 """For so long what is handed back looks untouched, which is more than any process waits for."""
@@ -78,12 +79,16 @@ class SharedStreamsSource(RedisSource):
 
     async def _join_group(self, place: StreamPlace) -> str | None:
         """The checkpoint that is kept beside the stream."""
+        tries = 0
         while True:
+            tries += 1
+            failure = None
             try:
                 reply = await self._client.run(
                     JOIN, place.keys, (place.consumer, place.group), timeout=self._settings.command_timeout
                 )
-            except RedisFailure as failure:
+            except RedisFailure as raised:
+                failure = raised
                 problem = problem_of(failure, self.description)
             else:
                 assert isinstance(reply, list)
@@ -95,7 +100,7 @@ class SharedStreamsSource(RedisSource):
                 problem = _read_in_order(place.partition)
             self._tell(place.partition, "joining", problem)
             self._note_tried(place.partition)
-            await anyio.sleep(_LOOK_PAUSE)
+            await anyio.sleep(pause_to_begin(tries, failure))
 
     async def _read(self, place: StreamPlace, stored: str | None) -> None:
         """One assignment, from the checkpoint ``stored`` if the group has to be made."""

@@ -15,6 +15,20 @@ _TOLERATED: Final = 2
 _PAUSES: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
 """Seconds before the next try, by how often it has failed in a row."""
 
+_FIRST_PAUSE: Final = 0.5
+_LONGEST_PAUSE: Final = 5.0
+"""Short enough for a stream that comes into being to be read within ten seconds."""
+_LONGEST_PAUSE_IN_SILENCE: Final = 1.0
+"""A try that nobody answers has taken seconds itself."""
+
+
+def pause_to_begin(tries: int, failure: RedisFailure | None = None) -> float:
+    """Seconds before a stream is tried again that could not be begun so often (from 1) in a row, the last time for
+    ``failure``, or (None) for what it is like. What a server says may be so of thousands of streams, and for long."""
+    is_silent = failure is not None and not failure.is_answer
+    longest = _LONGEST_PAUSE_IN_SILENCE if is_silent else _LONGEST_PAUSE
+    return float(min(_FIRST_PAUSE * 2.0 ** min(tries - 1, 10), longest))
+
 
 class Troubles:
     """By what was tried. ``where`` names the server; ``tell`` gets the first that there is, or None, when it changes.
