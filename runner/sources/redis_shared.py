@@ -13,12 +13,12 @@ import anyio
 
 from runner.clients.redis_entries import following_id
 from runner.clients.redis_errors import RedisFailure, problem_of
-from runner.clients.redis_wire import Reply
 from runner.model import Partition, Problem, Reason
 from runner.sources.redis_heartbeats import Heartbeats
 from runner.sources.redis_holding import Holding
 from runner.sources.redis_reader import BLOCK, AssignmentOver, StreamPlace
 from runner.sources.redis_records import RecordMaker
+from runner.sources.redis_replies import ids_in
 from runner.sources.redis_scripts import ATTEMPT, CONSUMER_PREFIX
 from runner.sources.redis_shared_scan import HANDED_BACK
 from runner.sources.redis_shared_scripts import JOIN
@@ -191,26 +191,25 @@ class SharedStreamsSource(RedisSource):
                 await stream.write_rest()
             finally:
                 stream.tell_gone()
-        is_done = False
+        is_done, gone = False, list[str]()
         while not is_done:
             reply = await self._client.run(
                 HAND_BACK,
                 place.keys,
-                (place.consumer, place.group, HANDED_BACK, _UNTOUCHED_MS, ATTEMPT),
+                (place.consumer, place.group, HANDED_BACK, _UNTOUCHED_MS, ATTEMPT, *gone),
                 timeout=_CLOSE_LIMIT,
             )
             assert isinstance(reply, list)
             if reply[0] != b"ok":
                 return  # no group, or no stream: there is nothing of ours
-            self._tell_trimmed(place.partition, reply[1])
+            gone = ids_in(reply[1])
+            self._tell_trimmed(place.partition, gone)
             is_done = reply[2] == b"1"
 
-    def _tell_trimmed(self, partition: Partition, ids: Reply) -> None:
-        assert isinstance(ids, list)
+    def _tell_trimmed(self, partition: Partition, ids: Sequence[str]) -> None:
         assert self._listener is not None
-        texts = [each.decode() for each in ids if isinstance(each, bytes)]
-        if texts:
-            self._listener.data_lost(partition, texts[0], following_id(texts[-1]), len(texts))
+        if ids:
+            self._listener.data_lost(partition, ids[0], following_id(ids[-1]), len(ids))
 
 
 def _read_in_order(partition: Partition) -> Problem:

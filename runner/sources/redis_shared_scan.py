@@ -1,4 +1,4 @@
-"""Looking for entries of a shared stream that nobody keeps."""
+"""Looking for entries of a shared stream that nobody keeps, or that are ours without that we know."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
+from runner.clients.redis import RedisClient
 from runner.core.lease import LeaseTimes
+from runner.sources.redis_reader import StreamPlace
 from runner.sources.redis_replies import bytes_in, ids_in
 from runner.sources.redis_scripts import CONSUMER, CONSUMER_PREFIX, MOST_IDS
 from runner.sources.redis_shared_scripts import FORGET_MS
@@ -71,3 +73,21 @@ class Scan:
         if not silent:
             self._due = self._now() + self._times.heartbeat * random.uniform(*_JITTER)
         return Seen(bytes_in(reply[1]), reply[2] != b"", ids_in(reply[4]))
+
+
+async def own_page(client: RedisClient, place: StreamPlace, start: str, timeout: float) -> list[str]:
+    """The ids of what our consumer has, MOST_IDS at most, from ``start`` on, which is XPENDING's. Raises
+    RedisFailure."""
+    page = await client.execute(
+        "XPENDING",
+        place.stream,
+        place.group,
+        start,
+        "+",
+        MOST_IDS,
+        place.consumer,
+        key=place.stream,
+        timeout=timeout,
+    )
+    assert isinstance(page, list)
+    return ids_in([entry[0] for entry in page if isinstance(entry, list)])

@@ -23,7 +23,8 @@ from runner.sources.redis_reader import BLOCK, OVER, READING, AssignmentOver, St
 from runner.sources.redis_records import RecordMaker
 from runner.sources.redis_replies import bytes_in, ids_in
 from runner.sources.redis_scripts import MOST_IDS, StreamScript
-from runner.sources.redis_shared_scan import Scan
+from runner.sources.redis_shared_gone import GoneEntries
+from runner.sources.redis_shared_scan import Scan, own_page
 from runner.sources.redis_shared_scripts import CHARGE_SHARED, READ_SHARED
 from runner.sources.redis_shared_takeover_scripts import TAKE_OVER
 from runner.sources.redis_turns import Turns
@@ -84,6 +85,7 @@ class SharedStream(StreamReader):
         self._has_begun = False
         self._asked_at: float | None = None  # since when what is not in ``_held`` yet may be ours
         self._held = HeldEntries()
+        self._gone = GoneEntries(self._turns)
         self._own_from = "-"
         self._scan = Scan(times, end, now=now)
         self._found: Sequence[str] = ()  # nobody's, or ours without that we knew, and not taken yet
@@ -100,7 +102,7 @@ class SharedStream(StreamReader):
 
     @property
     def has_reached_its_end(self) -> bool:
-        is_all_read = self._chunk is None and not self._found and not self._reads_history
+        is_all_read = self._chunk is None and not self._found and not self._gone and not self._reads_history
         return self._is_end_given and is_all_read and not self._others_wait
 
     @property
@@ -159,7 +161,9 @@ class SharedStream(StreamReader):
         self._look_for_own()
 
     async def _read_once(self) -> None:
-        if self._found:
+        if self._gone:
+            await self._let_go_of_gone()
+        elif self._found:
             await self._take_found()
         elif self._scan.due_in <= 0:
             await self._look()
@@ -199,19 +203,7 @@ class SharedStream(StreamReader):
         async with self._reading:
             await self._turns.end_doubt()
         self._check_lease()
-        page = await self._client.execute(
-            "XPENDING",
-            self.place.stream,
-            self.place.group,
-            self._own_from,
-            "+",
-            MOST_IDS,
-            self.place.consumer,
-            key=self.place.stream,
-            timeout=self._timeout,
-        )
-        assert isinstance(page, list)
-        ids = ids_in([entry[0] for entry in page if isinstance(entry, list)])
+        ids = await own_page(self._client, self.place, self._own_from, self._timeout)
         unknown = [entry_id for entry_id in ids if entry_id not in self._held]
         if unknown:
             await self._take(unknown[: self._count])
@@ -251,12 +243,17 @@ class SharedStream(StreamReader):
         async with self._reading, self._asking():
             reply = await self._turns.call(TAKE_OVER, self._least_idle, *ids)
             entries = decode_entries(reply[1])
-            self._tell_trimmed(ids_in(reply[3]))
+            self._gone.found(ids_in(reply[3]))
             self._check_lease()
             if entries:
                 self._hold(entries, history_of(reply[2]), max(self._last_id, entries[-1][0], key=parse_id))
         assert isinstance(reply[4], int)
         return reply[4]
+
+    async def _let_go_of_gone(self) -> None:
+        async with self._reading:
+            self._tell_trimmed(await self._gone.let_go(self._least_idle))
+        self._tell_end()
 
     def _hold(self, entries: Sequence[Entry], history: History, behind: str) -> None:
         self._held.take([entry_id for entry_id, _ in entries])
@@ -384,7 +381,7 @@ class SharedStream(StreamReader):
 
     def tell_gone(self) -> None:
         """What was deleted while it was worked on, and not settled, will not come again."""
-        self._tell_trimmed(self._held.lose_gone(self._settled))
+        self._tell_trimmed([*self._gone.lose_tried(), *self._held.lose_gone(self._settled)])
 
     async def call(
         self, script: Script | StreamScript, *arguments: bytes | str, allowed: Collection[bytes] = ()

@@ -8,10 +8,10 @@ from __future__ import annotations
 from typing import Final
 
 from runner.clients.redis import Script
-from runner.sources.redis_read_scripts import SET_BACK
-from runner.sources.redis_read_size import LARGE_REPLY, STEP
+from runner.sources.redis_read_scripts import LOOK_AT, SET_BACK
+from runner.sources.redis_read_size import STEP
 from runner.sources.redis_scripts import COUNTS_ATTEMPTS
-from runner.sources.redis_shared_scripts import IN_TURN, LEFT_OUT, LOOK_ALIVE, RUN_ID, TRIMMED_PENDING
+from runner.sources.redis_shared_scripts import IN_TURN, LOOK_ALIVE, RUN_ID, TRIMMED_PENDING
 
 # No entry was touched later than its consumer was heard of; one that shows less idle time was touched by a clock that
 # has gone back since, and shows none until that has caught up.
@@ -127,14 +127,10 @@ what it does not know of (a reply was lost) it looks for itself, so what is ours
 trimmed cannot be kept by a heartbeat, and is left to its consumer while that is heard of: it may well be settled. A
 consumer that shows no idle time at all may have been heard of by a clock that has gone back: it was now, then."""
 
-TAKE_OVER: Final = Script(
-    COUNTS_ATTEMPTS
-    + SET_BACK
-    + LEFT_OUT
-    + _CONSUMERS
-    + IN_TURN
+# ARGV: 1 consumer, 4 milliseconds after which an entry is nobody's.
+_IS_FREE: Final = (
+    _CONSUMERS
     + """
-local entries, counts, gone, size = {}, {}, {}, 0
 local idle
 
 local function idle_of(name)
@@ -147,10 +143,21 @@ local function idle_of(name)
   return idle[name]
 end
 
-local function is_nobodys(entry)
+local function is_free(entry)
   local least = tonumber(ARGV[4])
-  return entry[3] >= least or idle_of(entry[2]) >= least
+  return entry[2] == ARGV[1] or entry[3] >= least or idle_of(entry[2]) >= least
 end
+"""
+)
+
+TAKE_OVER: Final = Script(
+    COUNTS_ATTEMPTS
+    + SET_BACK
+    + LOOK_AT
+    + _IS_FREE
+    + IN_TURN
+    + """
+local entries, counts, gone = {}, {}, {}
 
 local function set_count(id, count)
   return redis.pcall('XCLAIM', KEYS[2], ARGV[2], ARGV[1], 0, id, 'RETRYCOUNT', count, 'JUSTID').err
@@ -162,8 +169,13 @@ local function want(id)
     return pending.err
   end
   local entry = pending[1]
-  if not entry or (entry[2] ~= ARGV[1] and not is_nobodys(entry)) then
+  if not entry or not is_free(entry) then
     return nil, false
+  end
+  local there = look_at(id)
+  if there.err or #there == 0 then
+    gone[#gone + 1] = not there.err and id or nil
+    return there.err, false
   end
   local other_count = set_back(entry[4])
   if not counts_attempts(entry[2]) then
@@ -187,25 +199,14 @@ local function take(ids)
   if claimed.err then
     return claimed.err
   end
-  local answered = {}
   for _, entry in ipairs(claimed) do
-    if entry then
-      entries[#entries + 1] = entry
-      answered[#answered + 1] = entry[1]
-      for _, part in ipairs(entry[2]) do
-        size = size + #part
-      end
-    end
-  end
-  for _, id in ipairs(left_out(wanted, answered)) do
-    redis.call('XACK', KEYS[2], ARGV[2], id)
-    gone[#gone + 1] = id
+    entries[#entries + 1] = entry
   end
 end
 """
     + f"""
 local done, step = 4, 1
-while done < #ARGV and size < {LARGE_REPLY} do
+while done < #ARGV and not has_looked_at_enough() do
   local last = math.min(done + step, #ARGV)
   local failed = take({{unpack(ARGV, done + 1, last)}})
   if failed then
@@ -218,29 +219,78 @@ return {{'ok', entries, counts, gone, done - 4}}
 )
 """Make entries ours that are so already, or nobody's. ARGV: consumer, group, turn, milliseconds after which an entry is
 nobody's, and the ids. Reply: ok, the entries, ids and delivery counts one after the other, this delivery included, the
-ids of what is not in the stream any more, which are acknowledged, and how many of the given ids it has got to: behind
-about a megabyte the rest is left; or late. What other applications did to an entry is no attempt."""
+ids of what is not in the stream any more, and how many of the given ids it has got to: behind about a megabyte the rest
+is left; or late. What other applications did to an entry is no attempt.
+
+What is gone stays pending until LET_GO: should this reply be lost, it is found again. XCLAIM would let go of it, from
+Redis 7 on."""
+
+LET_GO: Final = Script(
+    LOOK_AT
+    + _IS_FREE
+    + IN_TURN
+    + """
+local done, missing = {}, {}
+for i = 5, #ARGV do
+  local pending = redis.pcall('XPENDING', KEYS[2], ARGV[2], ARGV[i], ARGV[i], 1)
+  if pending.err then
+    return {'error', pending.err}
+  end
+  local entry = pending[1]
+  if not entry then
+    missing[#missing + 1] = ARGV[i]
+  elseif is_free(entry) then
+    local there = look_at(ARGV[i])
+    if there.err then
+      return {'error', there.err}
+    end
+    if #there == 0 then
+      redis.call('XACK', KEYS[2], ARGV[2], ARGV[i])
+      done[#done + 1] = ARGV[i]
+    end
+  end
+end
+return {'ok', done, missing}
+"""
+)
+"""Acknowledge what is not in the stream any more, and ours or nobody's. ARGV: as of TAKE_OVER. Reply: ok, the ids that
+were acknowledged, and those that were not pending any more; or late."""
 
 HAND_BACK: Final = Script(
     _DELETE
+    + LOOK_AT
     + """
+local is_told = {}
+for i = 6, #ARGV do
+  is_told[ARGV[i]] = true
+end
 local pending = redis.pcall('XPENDING', KEYS[2], ARGV[2], '-', '+', 1000, ARGV[1])
 if pending.err then
   return {'error', pending.err}
 end
 local gone = {}
 for _, entry in ipairs(pending) do
-  local count = entry[4]
-  if count % ARGV[5] > 0 then
-    count = count - 1
+  local id, count = entry[1], entry[4]
+  local there = look_at(id)
+  if there.err then
+    return {'error', there.err}
   end
-  local moved = redis.pcall('XCLAIM', KEYS[2], ARGV[2], ARGV[3], 0, entry[1], 'IDLE', ARGV[4], 'RETRYCOUNT',
-    string.format('%.0f', count), 'JUSTID')
-  if moved.err then
-    return {'error', moved.err}
+  if #there > 0 then
+    if count % ARGV[5] > 0 then
+      count = count - 1
+    end
+    local moved = redis.pcall('XCLAIM', KEYS[2], ARGV[2], ARGV[3], 0, id, 'IDLE', ARGV[4], 'RETRYCOUNT',
+      string.format('%.0f', count), 'JUSTID')
+    if moved.err then
+      return {'error', moved.err}
+    end
+  elseif is_told[id] then
+    redis.call('XACK', KEYS[2], ARGV[2], id)
+  else
+    gone[#gone + 1] = id
   end
-  if #moved == 0 then
-    gone[#gone + 1] = entry[1]
+  if has_looked_at_enough() then
+    break
   end
 end
 local is_done = #redis.call('XPENDING', KEYS[2], ARGV[2], '-', '+', 1, ARGV[1]) == 0
@@ -252,4 +302,6 @@ return {'ok', gone, is_done and '1' or ''}
 )
 """Whoever comes next may take what we have, which counts as not handed out this time; a consumer with nothing left is
 deleted. ARGV: consumer, group, the consumer for what is handed back, for how many milliseconds it is to look untouched,
-``ATTEMPT``. Reply: ok, the ids of what is not in the stream any more, "1" when nothing is left."""
+``ATTEMPT``, and the ids that the reply before has named. Reply: ok, the ids of what is not in the stream any more,
+which are acknowledged when they are given with the next call, "1" when nothing is left; after about a megabyte the rest
+is left to the next call, too."""

@@ -9,19 +9,20 @@ import anyio
 import pytest
 from redis.asyncio import Redis
 
-from kafka_harness.waiting import until
+from kafka_harness.waiting import until, until_async
 from redis_harness.client import clock_ms, connect, pending, raw
 from redis_harness.fixtures import ON_EVERY_FLAVOUR
 from redis_harness.late import arrives_late, calls
 from redis_harness.proxy import Proxy
-from redis_harness.replica import a_replica, fill, places
+from redis_harness.replica import Replica, a_replica, fill, places
 from redis_harness.server import RedisServer
-from runner.clients.redis import RedisClient, RedisConnection
+from runner.clients.redis import RedisClient, RedisConnection, Script
 from runner.clients.redis_url import parse_redis_url
 from runner.core.lease import LeaseTimes
 from runner.model import Partition
 from runner.sources.redis_shared import SharedStreamsSource
 from runner.sources.redis_shared_scripts import FORGET_MS, IDENTIFY_SHARED, READ_SHARED
+from runner.sources.redis_shared_takeover_scripts import HAND_BACK, LET_GO, TAKE_OVER
 
 pytestmark = [pytest.mark.redis, ON_EVERY_FLAVOUR, pytest.mark.timeout(60)]
 
@@ -42,6 +43,15 @@ async def client(redis_server: RedisServer) -> AsyncIterator[Redis]:
 
 async def owners(client: Redis, stream: str, group: str) -> dict[str, bytes]:
     return {each.id.decode(): each.consumer for each in await pending(client, stream, group)}
+
+
+async def nothing_pending(client: Redis, stream: str, group: str) -> bool:
+    return await pending(client, stream, group) == []
+
+
+def told(*replicas: Replica) -> int:
+    """How many entries were told to be lost."""
+    return sum(count or 0 for replica in replicas for _, count in replica.losses)
 
 
 async def test_an_acknowledgement_of_an_assignment_that_is_over_takes_nothing_from_another(
@@ -171,3 +181,50 @@ async def test_what_is_ours_is_looked_for_from_the_beginning_after_each_failure(
                 await second_page
                 await proxy.swallow(looks_from(b"-\r\n"))
     assert replica.lost_streams == []
+
+
+@pytest.mark.parametrize("lost", [TAKE_OVER, LET_GO])
+async def test_what_was_deleted_is_told_when_the_reply_about_it_is_lost(
+    lost: Script, redis_server: RedisServer, client: Redis, new_stream: NewStream
+) -> None:
+    stream, group = new_stream(), new_stream()
+    await fill(client, stream, 10)
+    await raw(client, "XGROUP", "CREATE", stream, group, "0")
+    await raw(client, "XREADGROUP", "GROUP", group, "stream-runner:killed", "STREAMS", stream, ">")
+    await raw(client, "XTRIM", stream, "MAXLEN", 0)
+    async with Proxy(redis_server.port) as proxy:
+        replica = a_sharer(proxy.url, [stream], group)
+        await raw(client, "SCRIPT", "LOAD", lost.source)
+        swallowed = proxy.swallow(calls(lost))
+        async with replica.running():
+            with anyio.fail_after(RECOVERY):
+                assert b"$2\r\nok\r\n" in await arrives_late(await swallowed, redis_server)
+            await proxy.drop_connections()
+            await until(lambda: told(replica) >= 10, what="it is told")
+            await until_async(partial(nothing_pending, client, stream, group), what="nothing is left")
+    assert told(replica) == 10
+
+
+async def test_what_was_deleted_is_told_when_the_reply_to_handing_it_back_is_lost(
+    redis_server: RedisServer, client: Redis, new_stream: NewStream
+) -> None:
+    stream, group = new_stream(), new_stream()
+    added = await fill(client, stream, 10)
+    async with Proxy(redis_server.port) as proxy:
+        one, other = a_sharer(proxy.url, [stream], group, lease=LONG), a_sharer(redis_server.url, [stream], group)
+        one.settles = False
+        async with anyio.create_task_group() as tasks, one.running():
+            await until(lambda: places(one) == added, what="all is read")
+            await raw(client, "XTRIM", stream, "MAXLEN", 0)
+            await raw(client, "SCRIPT", "LOAD", HAND_BACK.source)
+            swallowed = proxy.swallow(calls(HAND_BACK))
+
+            async def loses_the_reply() -> None:
+                assert b"$2\r\nok\r\n" in await arrives_late(await swallowed, redis_server)
+                await proxy.drop_connections()
+
+            tasks.start_soon(loses_the_reply)
+        async with other.running():
+            await until(lambda: told(one, other) >= 10, what="it is told")
+            await until_async(partial(nothing_pending, client, stream, group), what="nothing is left")
+    assert told(one, other) == 10
