@@ -80,6 +80,9 @@ def marker_of(letter: DeadLetter, stream: bytes) -> bytes:
     _add(digest, b"%d" % record.timestamp_ms)
     for data in (record.key, record.value):
         _add(digest, data)
+    for name, data in record.headers:
+        _add(digest, name.encode("utf-8", "surrogatepass"))
+        _add(digest, data)
     return companion_key(stream, b":dead-letter:" + digest.hexdigest().encode())
 
 

@@ -85,6 +85,24 @@ def test_two_letters_share_a_marker_only_when_they_are_of_one_record(
     assert (marker_of(letter, b"dead") == marker_of(other, b"dead")) is same
 
 
+def test_two_letters_of_records_with_other_headers_have_two_markers() -> None:
+    several: list[Headers] = [
+        (),
+        (("a", None),),
+        (("a", b""),),
+        (("a", b"b"),),
+        (("a1:b", None),),
+        (("", b"ab"),),
+        (("a", b"b"), ("a", b"b")),
+        (("a", b"b"), ("c", None)),
+        (("c", None), ("a", b"b")),
+        (("\udc80", None),),
+        (("\\udc80", None),),
+    ]
+    letters = [letter_of(b"k", b"v", headers=headers) for headers in several]
+    assert len({marker_of(letter, b"dead") for letter in letters}) == len(letters)
+
+
 def test_the_error_is_left_out_with_all_that_can_be_long() -> None:
     letter = letter_of(error=FunctionError(ErrorKind.ERROR, "ValueError", "long", "longer", 500))
     whole, short = (dict(letter_fields(letter, form, None)) for form in (Form.WHOLE, Form.WITHOUT_ERROR_TEXT))
