@@ -8,6 +8,7 @@ import asyncio
 import logging
 import math
 import ssl
+import traceback
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
@@ -119,6 +120,17 @@ class _Client(AIOKafkaClient):  # type: ignore[misc]
     @property
     def _ssl_context(self) -> ssl.SSLContext | None:
         return self.credentials.ssl_context()
+
+    async def bootstrap(self) -> None:
+        try:
+            await super().bootstrap()
+        except BaseException as error:
+            # Cut off while it asks, it leaves its connection to nobody, and open.
+            for frame, _ in traceback.walk_tb(error.__traceback__):
+                left = frame.f_locals.get("bootstrap_conn")
+                if isinstance(left, AIOKafkaConnection):
+                    left.close()
+            raise
 
     async def _get_conn(self, *args: Any, **options: Any) -> AIOKafkaConnection | None:
         connection = await super()._get_conn(*args, **options)

@@ -22,6 +22,7 @@ from aiokafka.errors import (
     TopicAuthorizationFailedError,
     UnknownTopicOrPartitionError,
 )
+from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.structs import OffsetAndMetadata
 
 from kafka_harness.access import set_scram_password
@@ -29,6 +30,7 @@ from kafka_harness.broker import Broker
 from kafka_harness.ports import free_port
 from kafka_harness.topics import create_topic, topic_names
 from kafka_harness.waiting import until
+from redis_harness.proxy import Proxy
 from runner.clients.kafka import (
     Credentials,
     KafkaClient,
@@ -187,6 +189,18 @@ async def test_a_changed_password_is_used_by_the_next_connection(kafka: Broker, 
     finally:
         await set_scram_password(kafka.bootstrap, "alice", "alice-secret")
         await stop_client(producer, 5.0)
+
+
+async def test_a_client_that_is_cut_off_while_it_starts_leaves_no_connection(kafka: Broker) -> None:
+    async with Proxy(int(kafka.bootstrap.rpartition(":")[2])) as proxy:
+        asked = proxy.swallow(lambda data: data[4:6] == MetadataRequest.API_KEY.to_bytes(2, "big"))
+        producer = build_producer(connection(proxy.address))
+        starting = asyncio.create_task(producer.start())
+        await asked
+        starting.cancel()
+        await asyncio.wait([starting])
+        await stop_client(producer, 5.0)
+        await until(lambda: proxy.connections == 0, what="its connection is closed")
 
 
 async def test_a_changed_certificate_is_used_by_the_next_connection(kafka: Broker, tmp_path: Path) -> None:
