@@ -23,7 +23,7 @@ _REQUEST_BYTES = 16 * 1024 * 1024
 async def connected_admin(bootstrap: str) -> AsyncIterator[AIOKafkaAdminClient]:
     admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap, request_timeout_ms=_REQUEST_TIMEOUT_MS)
     try:
-        await admin.start()
+        await _started(admin.start())
         yield admin
     finally:
         await _stop(admin.close(), admin._client)
@@ -41,7 +41,7 @@ async def reading_consumer(bootstrap: str, isolation_level: str) -> AsyncIterato
         request_timeout_ms=_REQUEST_TIMEOUT_MS,
     )
     try:
-        await consumer.start()
+        await _started(consumer.start())
         yield consumer
     finally:
         await _stop(consumer.stop(), consumer._client)
@@ -62,7 +62,7 @@ async def started_producer(
         request_timeout_ms=_REQUEST_TIMEOUT_MS,
     )
     try:
-        await producer.start()
+        await _started(producer.start())
         yield producer
     finally:
         await _stop(producer.stop(), producer.client)
@@ -82,6 +82,17 @@ async def connections_closed(address: str) -> None:
         return not any(connection.raddr[1:] == (port,) for connection in connections)
 
     await until(closed, what=f"connections to {address} are closed", every=0.005)
+
+
+async def _started(starting: Awaitable[None]) -> None:
+    """Start in a task of its own, whose end is awaited by who is cancelled as well: cut off while it asks for metadata,
+    aiokafka leaves a connection to nobody, and open."""
+    task = asyncio.ensure_future(starting)
+    try:
+        await asyncio.wait([task])
+    finally:
+        await asyncio.wait([task], timeout=_STOP_TIMEOUT)
+    task.result()
 
 
 async def _stop(stopping: Awaitable[None], client: AIOKafkaClient) -> None:
