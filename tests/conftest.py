@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 
@@ -50,6 +51,15 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         # What is missing is met again, and reported, by the fixture that needs it.
         with contextlib.suppress(ComponentMissing):
             install.class_path()
+
+
+@pytest.fixture(autouse=True)
+def left_open(request: pytest.FixtureRequest) -> Iterator[None]:
+    """What a test with a broker has left open is its own failure, and not that of the one in which the garbage
+    collector finds it."""
+    yield
+    if request.node.get_closest_marker("kafka") is not None:
+        gc.collect()
 
 
 @pytest.hookimpl(wrapper=True)
