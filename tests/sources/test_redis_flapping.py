@@ -11,7 +11,7 @@ from redis_harness.client import connect, raw
 from redis_harness.fixtures import NewRedis
 from redis_harness.flavour import Flavour
 from redis_harness.options import AclUser, RedisOptions
-from redis_harness.replica import a_replica, fill, places
+from redis_harness.replica import Replica, a_replica, fill, places
 from redis_harness.server import RedisServer
 from runner.clients.redis import RedisConnection
 from runner.clients.redis_url import parse_redis_url
@@ -25,6 +25,16 @@ pytestmark = [pytest.mark.redis]
 BOTH = pytest.mark.parametrize("kind", [RedisStreamsSource, SharedStreamsSource])
 ENOUGH = 6
 """Tries whose pauses are some seconds together; at the shortest pause they are half of one."""
+
+
+def with_rights(
+    rules: str, new_redis: NewRedis, stream: str, kind: type[RedisStreamsSource | SharedStreamsSource]
+) -> tuple[RedisServer, Replica]:
+    """A server, and one that reads ``stream`` there as a user of these rights."""
+    server = new_redis(Flavour.VALKEY, RedisOptions(users=(AclUser("runner", "secret", rules),)))
+    url = parse_redis_url(f"redis://{server.address}")
+    connection = RedisConnection(url=url, client_name="test", username="runner", password=Secret(literal="secret"))
+    return server, a_replica(connection, [stream], stream, kind)
 
 
 async def rejected(server: RedisServer, command: str) -> int:
@@ -46,11 +56,8 @@ async def test_a_refused_command_is_told_once(
     new_redis: NewRedis,
     new_stream: Callable[[], str],
 ) -> None:
-    server = new_redis(Flavour.VALKEY, RedisOptions(users=(AclUser("runner", "secret", "+@all ~*"),)))
-    stream, group = new_stream(), new_stream()
-    url = parse_redis_url(f"redis://{server.address}")
-    connection = RedisConnection(url=url, client_name="test", username="runner", password=Secret(literal="secret"))
-    replica = a_replica(connection, [stream], group, kind)
+    stream = new_stream()
+    server, replica = with_rights("+@all ~*", new_redis, stream, kind)
     async with connect(server.url) as client:
         added = await fill(client, stream, 1)
         async with replica.running():
@@ -79,11 +86,8 @@ async def test_a_refused_command_is_told_once(
 async def test_what_comes_is_read_though_nobody_can_wait_for_it(
     kind: type[RedisStreamsSource | SharedStreamsSource], new_redis: NewRedis, new_stream: Callable[[], str]
 ) -> None:
-    server = new_redis(Flavour.VALKEY, RedisOptions(users=(AclUser("runner", "secret", "+@all -xread ~*"),)))
-    stream, group = new_stream(), new_stream()
-    url = parse_redis_url(f"redis://{server.address}")
-    connection = RedisConnection(url=url, client_name="test", username="runner", password=Secret(literal="secret"))
-    replica = a_replica(connection, [stream], group, kind)
+    stream = new_stream()
+    server, replica = with_rights("+@all -xread ~*", new_redis, stream, kind)
     async with connect(server.url) as client:
         added = await fill(client, stream, 1)
         async with replica.running():
