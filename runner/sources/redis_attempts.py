@@ -27,7 +27,13 @@ class Attempts:
         return bool(self._unwritten)
 
     def begin_assignment(self) -> None:
-        self._from_before, self._unwritten = self._unwritten, {}
+        """Also of one before which another has ended too early to read anything."""
+        self._from_before |= self._unwritten
+        self._unwritten = {}
+
+    def end_history(self) -> None:
+        """All that is still ours was read again."""
+        self._from_before.clear()
 
     def note(self, attempts: Mapping[Position, int]) -> None:
         """So many were made, of entries by position."""

@@ -305,6 +305,7 @@ class StreamReader(ABC):
     def _note_new(self, entries: Sequence[Entry]) -> None:
         """These came, and nobody had read them before: reading works. Raises AssignmentOver."""
         self._troubles.worked(READING)
+        self.attempts.end_history()
         if not entries:
             self.is_at_end = True
             self.backlog = Backlog(0, self._now())
