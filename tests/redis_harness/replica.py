@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
+from itertools import count
 from typing import Any
 
 import anyio
 from redis.asyncio import Redis, RedisCluster
 
+from kafka_harness.waiting import until_async
 from redis_harness.client import add
 from runner.clients.redis import RedisConnection
 from runner.clients.redis_entries import FieldNames
@@ -24,14 +26,16 @@ from runner.sources.redis_streams import RedisStreamsSource
 LEASE = LeaseTimes(2.0, 0.4)
 
 _INTERVAL = 0.05
+_NUMBERS = count()
 
 
 class Replica:
     """``seen`` are (stream, id, generation) in the order in which they were read, with 0 for no generation; ``settles``
     False lets them pend; ``attempted`` is told to the source of every partition that is lost."""
 
-    def __init__(self, source: RedisStreamsSource | SharedStreamsSource) -> None:
+    def __init__(self, source: RedisStreamsSource | SharedStreamsSource, client_name: str) -> None:
         self.source = source
+        self.client_name = client_name
         self.settles = True
         self.attempted: dict[Position, int] = {}
         self.seen: list[tuple[str, str, int]] = []
@@ -167,10 +171,29 @@ def a_replica(
 ) -> Replica:
     """One that reads ``streams``, of which the field ``v`` is the value. ``settings`` are RedisStreamsSettings'."""
     if isinstance(connection, str):
-        connection = RedisConnection(url=parse_redis_url(connection), client_name="test")
+        connection = RedisConnection(url=parse_redis_url(connection), client_name=f"replica-{next(_NUMBERS)}")
     defaults: dict[str, Any] = {"lease": LEASE, "names": FieldNames(None, b"v"), "command_timeout": 1.0}
     made = RedisStreamsSettings(connection=connection, streams=tuple(streams), group=group, **(defaults | settings))
-    return Replica(kind(made, now=time.time))
+    return Replica(kind(made, now=time.time), connection.client_name)
+
+
+async def pause_while_they_wait(client: Redis, stream: str, *replicas: Replica) -> None:
+    """Pause each of ``replicas``, which have read all there is, where it has no read under way: what is added from now
+    on is read by none of them until it is resumed. ``client`` is of the server that they read from."""
+    names = {replica.client_name for replica in replicas}
+
+    async def are_waiting() -> bool:
+        connections = await client.client_list()
+        return names <= {each["name"] for each in connections if "b" in each["flags"]}
+
+    while True:
+        await until_async(are_waiting, what="they wait for more", every=0.01)
+        for replica in replicas:
+            replica.source.pause(Partition(stream, 0))
+        if await are_waiting():
+            return  # what follows a wait looks first at whether it is paused
+        for replica in replicas:
+            replica.source.resume(Partition(stream, 0))
 
 
 async def fill(client: Redis | RedisCluster, stream: str, count: int) -> list[tuple[str, str]]:

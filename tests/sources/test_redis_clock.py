@@ -12,7 +12,7 @@ from kafka_harness.waiting import until, until_async
 from redis_harness.client import clock_ms, raw
 from redis_harness.clocks import set_ahead
 from redis_harness.fixtures import ON_EVERY_FLAVOUR
-from redis_harness.replica import LEASE, a_replica, fill, places
+from redis_harness.replica import LEASE, a_replica, fill, pause_while_they_wait, places
 from redis_harness.server import RedisServer
 from runner.clients.redis_slots import companion_key
 from runner.model import Partition
@@ -150,8 +150,7 @@ async def test_live_consumers_keep_what_they_have_and_find_what_they_do_not_know
         await until(lambda: places(one) == added, what="it is read")
         async with other.running():
             await until(lambda: other.owned == {stream}, what="another reads it, too")
-            for replica in (one, other):
-                replica.source.pause(partition)
+            await pause_while_they_wait(client, stream, one, other)
             added += await fill(client, stream, 1)
             # As of a read that it has given up on.
             await raw(client, "XREADGROUP", "GROUP", group, one.source._consumer, "STREAMS", stream, ">")

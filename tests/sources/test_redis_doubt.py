@@ -13,7 +13,7 @@ from redis_harness.client import connect, pending, raw
 from redis_harness.fixtures import ON_EVERY_FLAVOUR, NewRedis
 from redis_harness.late import arrives_late, calls
 from redis_harness.proxy import Proxy
-from redis_harness.replica import Replica, a_replica, fill, places
+from redis_harness.replica import Replica, a_replica, fill, pause_while_they_wait, places
 from redis_harness.server import RedisServer
 from runner.clients.redis_slots import companion_key
 from runner.model import Partition
@@ -32,7 +32,7 @@ async def test_a_read_that_arrives_late_hands_nothing_to_nobody(
         replica = a_replica(proxy.url, [stream], group)
         async with replica.running():
             await until(lambda: places(replica) == added, what="what is there is read")
-            replica.source.pause(Partition(stream, 0))
+            await pause_while_they_wait(client, stream, replica)
             added += await fill(client, stream, 1)
             await raw(client, "CONFIG", "SET", "maxmemory", "100kb")  # what is done about it must work on a full server
             swallowed = proxy.swallow(calls(READ, b">"))
@@ -40,7 +40,7 @@ async def test_a_read_that_arrives_late_hands_nothing_to_nobody(
             command = await swallowed
             await until(lambda: places(replica) == added, what="it is read again")
             await raw(client, "CONFIG", "SET", "maxmemory", "0")
-            replica.source.pause(Partition(stream, 0))
+            await pause_while_they_wait(client, stream, replica)
             added += await fill(client, stream, 5)
             assert b"$4\r\nlate\r\n" in await arrives_late(command, server)
             replica.source.resume(Partition(stream, 0))

@@ -116,7 +116,7 @@ class Assigned(Replica):
     """Notes what of what it is told to have its source does not have."""
 
     def __init__(self, replica: Replica) -> None:
-        super().__init__(replica.source)
+        super().__init__(replica.source, replica.client_name)
         self.orphans: list[str] = []
 
     def assigned(self, partitions: Collection[Partition]) -> None:

@@ -219,7 +219,7 @@ class Ordered(Replica):
     """Remembers what it was told in its order."""
 
     def __init__(self, replica: Replica) -> None:
-        super().__init__(replica.source)
+        super().__init__(replica.source, replica.client_name)
         self.told: list[Any] = []
 
     async def lost(self, partitions: Collection[Partition]) -> None:

@@ -16,7 +16,7 @@ from kafka_harness.waiting import until, until_async
 from redis_harness.client import pending, raw, read_stream
 from redis_harness.fixtures import ON_EVERY_FLAVOUR
 from redis_harness.flavour import Flavour
-from redis_harness.replica import Replica, a_replica, fill, places
+from redis_harness.replica import Replica, a_replica, fill, pause_while_they_wait, places
 from redis_harness.server import RedisServer
 from runner.model import Partition, Problem, Reason
 from runner.sources.redis_shared import SharedStreamsSource
@@ -174,7 +174,7 @@ async def test_what_goes_while_nothing_is_read_is_told_before_anything_behind_it
 ) -> None:
     replica = new_replica(continue_after_loss=True)
     async with running_at_the_end(replica, client, stream):
-        replica.source.pause(Partition(stream, 0))
+        await pause_while_they_wait(client, stream, replica)
         await fill(client, stream, 8)
         await raw(client, "XTRIM", stream, "MAXLEN", 0)
         replica.source.resume(Partition(stream, 0))
@@ -215,7 +215,7 @@ async def test_it_stops_at_a_loss_while_it_is_paused(
     monkeypatch.setattr("runner.sources.redis_source._LAG_INTERVAL", 0.2)
     replica = new_replica()
     async with running_at_the_end(replica, client, stream):
-        replica.source.pause(Partition(stream, 0))
+        await pause_while_they_wait(client, stream, replica)
         await lose(client, stream, 6, 4)
         await until_stopped(replica)
         assert replica.lost_streams == [stream]
@@ -228,7 +228,7 @@ async def test_it_counts_a_loss_once_while_it_is_paused(
     monkeypatch.setattr("runner.sources.redis_source._LAG_INTERVAL", 0.2)
     replica = new_replica(continue_after_loss=True)
     async with running_at_the_end(replica, client, stream):
-        replica.source.pause(Partition(stream, 0))
+        await pause_while_they_wait(client, stream, replica)
         await lose(client, stream, 6, 4)
         await until(lambda: counted(replica) == [6], what="it is told")
         await lose(client, stream, 2, 4)

@@ -16,9 +16,8 @@ from redis_harness.fixtures import ON_EVERY_FLAVOUR, NewRedis
 from redis_harness.flavour import Flavour
 from redis_harness.options import RedisOptions
 from redis_harness.proxy import Proxy
-from redis_harness.replica import LEASE, a_replica, fill, places
+from redis_harness.replica import LEASE, a_replica, fill, pause_while_they_wait, places
 from redis_harness.server import RedisServer
-from runner.model import Partition
 
 pytestmark = [pytest.mark.redis, pytest.mark.timeout(120)]
 
@@ -203,7 +202,7 @@ async def test_it_goes_on_when_a_paused_stream_goes_under_its_feet(
     await fill(client, stream, 5)
     async with replica.running():
         await until(lambda: len(replica.seen) == 5, what="it is read")
-        replica.source.pause(Partition(stream, 0))
+        await pause_while_they_wait(client, stream, replica)
         await fill(client, stream, 5)
         await client.delete(stream)
         await until(lambda: replica.lost_streams == [stream], what="the assignment is over")

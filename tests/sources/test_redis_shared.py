@@ -14,7 +14,7 @@ from kafka_harness.waiting import until, until_async
 from redis_harness.client import clock_ms, pending, raw
 from redis_harness.fixtures import ON_EVERY_FLAVOUR
 from redis_harness.proxy import Direction, Proxy
-from redis_harness.replica import LEASE, Replica, a_replica, fill, places
+from redis_harness.replica import LEASE, Replica, a_replica, fill, pause_while_they_wait, places
 from redis_harness.server import RedisServer
 from runner.clients.redis_slots import companion_key
 from runner.core.lease import LeaseTimes
@@ -196,7 +196,7 @@ async def test_what_a_lost_reply_had_comes_again_to_the_same(
         async with replica.running():
             added = await fill(client, stream, 300)
             await until(lambda: places(replica) == added, what="everything is read")
-            replica.source.pause(Partition(stream, 0))
+            await pause_while_they_wait(client, stream, replica)
             added += await fill(client, stream, 300)
             await until_async(partial(is_awake, client), what="it has heard of them")
             proxy.stall(Direction.TO_CLIENT)

@@ -15,7 +15,7 @@ from redis_harness.client import add, connect, pending, raw
 from redis_harness.fixtures import ON_EVERY_FLAVOUR, NewRedis
 from redis_harness.flavour import Flavour
 from redis_harness.options import RedisOptions
-from redis_harness.replica import LEASE, Replica, a_replica, fill, places
+from redis_harness.replica import LEASE, Replica, a_replica, fill, pause_while_they_wait, places
 from redis_harness.server import RedisServer
 from runner.clients.redis import RedisClient, RedisConnection
 from runner.clients.redis_entries import following_id
@@ -95,7 +95,7 @@ async def test_a_group_that_went_is_made_again_where_somebody_still_worked(
     async with slow.running():
         first = await fill(client, stream, 10)
         await until(lambda: places(slow) == first, what="some are in work")
-        slow.source.pause(next(iter(slow._unsettled)))
+        await pause_while_they_wait(client, stream, slow)
         async with quick.running():
             rest = await fill(client, stream, 50)
             await until(lambda: len(quick.seen) == 50, what="later ones are done")

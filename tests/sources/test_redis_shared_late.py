@@ -14,7 +14,7 @@ from redis_harness.client import clock_ms, connect, pending, raw
 from redis_harness.fixtures import ON_EVERY_FLAVOUR
 from redis_harness.late import arrives_late, calls
 from redis_harness.proxy import Proxy
-from redis_harness.replica import Replica, a_replica, fill, places
+from redis_harness.replica import Replica, a_replica, fill, pause_while_they_wait, places
 from redis_harness.server import RedisServer
 from runner.clients.redis import RedisClient, RedisConnection, Script
 from runner.clients.redis_url import parse_redis_url
@@ -58,7 +58,6 @@ async def test_an_acknowledgement_of_an_assignment_that_is_over_takes_nothing_fr
     redis_server: RedisServer, client: Redis, new_stream: NewStream
 ) -> None:
     stream, group = new_stream(), new_stream()
-    partition = Partition(stream, 0)
     [(_, first)] = await fill(client, stream, 1)
     async with Proxy(redis_server.port) as proxy:
         slow, other = a_sharer(proxy.url, [stream], group), a_sharer(redis_server.url, [stream], group)
@@ -73,7 +72,7 @@ async def test_an_acknowledgement_of_an_assignment_that_is_over_takes_nothing_fr
             async with other.running():
                 await until(lambda: len(other.seen) == 1, what="another takes the first over")
                 await until(lambda: slow.lost_streams == [stream], what="it is lost")
-                other.source.pause(partition)
+                await pause_while_they_wait(client, stream, other)
                 [(_, second)] = await fill(client, stream, 1)
                 await proxy.resume()
                 await until(lambda: places(slow)[1:] == [(stream, second)], what="the next assignment has as many")
@@ -96,7 +95,7 @@ async def test_who_closes_while_a_read_is_cut_off_takes_nothing_from_another(
         replica.settles = False
         async with replica.running():
             await until(lambda: places(replica) == added, what="everything is read")
-            replica.source.pause(partition)
+            await pause_while_they_wait(client, stream, replica)
             [(_, more)] = await fill(client, stream, 1)
             swallowed = proxy.swallow(calls(READ_SHARED, b">"))
             replica.source.resume(partition)

@@ -15,7 +15,7 @@ from redis_harness.client import add_many, connect, pending, raw
 from redis_harness.fixtures import ON_EVERY_FLAVOUR, NewRedis
 from redis_harness.late import arrives_late, calls
 from redis_harness.proxy import Proxy
-from redis_harness.replica import LEASE, Replica, a_replica, fill, places
+from redis_harness.replica import LEASE, Replica, a_replica, fill, pause_while_they_wait, places
 from redis_harness.server import RedisServer
 from runner.clients.redis import RedisClient, RedisConnection
 from runner.clients.redis_url import parse_redis_url
@@ -285,7 +285,7 @@ async def test_what_it_still_works_on_does_not_hide_what_nobody_keeps(
     replica.settles = False
     async with replica.running():
         await until(lambda: len(replica.seen) == len(added), what="everything is read")
-        replica.source.pause(partition)
+        await pause_while_they_wait(client, stream, replica)
         more = await fill(client, stream, 5)
         await hand_out(client, stream, group, "stream-runner:killed", 5)
         ids = [entry_id for _, entry_id in added]
@@ -322,13 +322,13 @@ async def test_an_acknowledgement_takes_nothing_from_another_when_a_read_arrives
         replica.settles = False
         async with replica.running():
             await until(lambda: places(replica) == added, what="everything is read")
-            replica.source.pause(partition)
+            await pause_while_they_wait(client, stream, replica)
             added += await fill(client, stream, 1)
             swallowed = proxy.swallow(calls(READ_SHARED, b">"))
             replica.source.resume(partition)
             command = await swallowed
             await until(lambda: places(replica) == added, what="it is read all the same")
-            replica.source.pause(partition)
+            await pause_while_they_wait(client, stream, replica)
             await fill(client, stream, 1)
             await raw(client, "XCLAIM", stream, group, "thief", 0, added[4][1], "JUSTID")
             assert b"$4\r\nlate\r\n" in await arrives_late(command, redis_server)
