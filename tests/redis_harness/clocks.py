@@ -14,6 +14,7 @@ _POLYNOMIAL = 0x95AC9329AC4BC9B5
 """Of the CRC that ends what DUMP gives, bits reversed."""
 
 _LATELY_MS = 600_000
+"""Before now, and behind it where the machine's clock has been set back a little since."""
 _TRAILER_BYTES = 8
 
 
@@ -25,7 +26,7 @@ async def set_ahead(client: Redis, stream: str, by_ms: int) -> None:
 
     def later(found: re.Match[bytes]) -> bytes:
         (time,) = struct.unpack("<q", found[0])
-        return struct.pack("<q", time + by_ms) if now - _LATELY_MS < time <= now else found[0]
+        return struct.pack("<q", time + by_ms) if abs(time - now) < _LATELY_MS else found[0]
 
     # Times are milliseconds in eight bytes, the lowest first; the next ones are searched for behind them.
     body = re.sub(rb"(?s)....[\x80-\xff]\x01\x00\x00", later, dump[:-_TRAILER_BYTES])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
 from typing import ClassVar, Literal
@@ -13,6 +12,7 @@ from redis.asyncio import Redis
 from kafka_harness.naming import NewStream
 from redis_harness.client import Pending, add, connect, pending, raw
 from redis_harness.flavour import Flavour
+from redis_harness.replica import now
 from redis_harness.server import RedisServer
 from runner.clients.redis import RedisConnection
 from runner.clients.redis_entries import FieldNames
@@ -77,7 +77,7 @@ class RedisSourceHarness:
             names=FieldNames(KEY, VALUE),
             stop_at_end=stop_at_end,
         )
-        return self._kind(settings, now=time.time)
+        return self._kind(settings, now=now)
 
     async def append(
         self,

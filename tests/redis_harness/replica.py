@@ -27,6 +27,7 @@ LEASE = LeaseTimes(2.0, 0.4)
 
 _INTERVAL = 0.05
 _NUMBERS = count()
+_EPOCH = time.time() - time.monotonic()
 
 
 class Replica:
@@ -162,6 +163,11 @@ class Replica:
             self._next.pop(partition, None)
 
 
+def now() -> float:
+    """As the product's clock, which does not follow the steps of the machine's."""
+    return _EPOCH + time.monotonic()
+
+
 def a_replica(
     connection: RedisConnection | str,
     streams: Sequence[str],
@@ -174,7 +180,7 @@ def a_replica(
         connection = RedisConnection(url=parse_redis_url(connection), client_name=f"replica-{next(_NUMBERS)}")
     defaults: dict[str, Any] = {"lease": LEASE, "names": FieldNames(None, b"v"), "command_timeout": 1.0}
     made = RedisStreamsSettings(connection=connection, streams=tuple(streams), group=group, **(defaults | settings))
-    return Replica(kind(made, now=time.time), connection.client_name)
+    return Replica(kind(made, now=now), connection.client_name)
 
 
 async def pause_while_they_wait(client: Redis, stream: str, *replicas: Replica) -> None:
