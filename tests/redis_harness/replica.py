@@ -24,6 +24,10 @@ from runner.sources.redis_source import RedisStreamsSettings
 from runner.sources.redis_streams import RedisStreamsSource
 
 LEASE = LeaseTimes(2.0, 0.4)
+LONGER = LeaseTimes(4.0, 0.4)
+"""For who is to keep its lease while others' end is waited for, on a machine that stands still for a second or two."""
+PATIENT: dict[str, Any] = {"lease": LeaseTimes(10.0, 0.4), "command_timeout": 10.0}
+"""Settings for where nobody is silent or dead: a machine that stands still for seconds costs no lease, no answer."""
 
 _INTERVAL = 0.05
 _NUMBERS = count()

@@ -12,7 +12,7 @@ from redis_harness.fixtures import NewRedis
 from redis_harness.flavour import Flavour
 from redis_harness.options import AclUser, RedisOptions
 from redis_harness.proxy import Proxy
-from redis_harness.replica import a_replica, fill, places
+from redis_harness.replica import PATIENT, a_replica, fill, places
 from redis_harness.server import RedisServer
 from runner.clients.redis import RedisConnection
 from runner.clients.redis_url import parse_redis_url
@@ -32,7 +32,7 @@ async def test_the_rest_is_acknowledged_and_the_reason_told_until_it_is_gone(
     stream, group = new_stream(), new_stream()
     url = parse_redis_url(f"redis://{server.address}")
     connection = RedisConnection(url=url, client_name="test", username="runner", password=Secret(literal="secret"))
-    replica = a_replica(connection, [stream], group)
+    replica = a_replica(connection, [stream], group, **PATIENT)
     replica.settles = False
     partition = Partition(stream, 0)
     async with connect(server.url) as client:

@@ -12,7 +12,7 @@ from kafka_harness.waiting import until, until_async
 from redis_harness.client import clock_ms, raw
 from redis_harness.clocks import set_ahead
 from redis_harness.fixtures import ON_EVERY_FLAVOUR
-from redis_harness.replica import LEASE, a_replica, fill, pause_while_they_wait, places
+from redis_harness.replica import LEASE, LONGER, a_replica, fill, pause_while_they_wait, places
 from redis_harness.server import RedisServer
 from runner.clients.redis_slots import companion_key
 from runner.model import Partition
@@ -72,14 +72,14 @@ async def test_a_live_owner_keeps_what_it_has(
 ) -> None:
     stream, group = new_stream(), new_stream()
     added = await fill(client, stream, 3)
-    owner, other = [a_replica(redis_server.url, [stream], group) for _ in range(2)]
+    owner, other = [a_replica(redis_server.url, [stream], group, lease=LONGER) for _ in range(2)]
     key = lease_key(stream, group)
     async with owner.running():
         await until(lambda: places(owner) == added, what="it is read")
         async with other.running():
             ahead = await clock_ms(client) + HOUR_MS
             await client.hset(key, "expires_at", str(ahead))
-            await anyio.sleep(2 * LEASE.duration)
+            await anyio.sleep(2 * LONGER.duration)
             assert await end_of(client, key) < ahead
             added += await fill(client, stream, 3)
             await until(lambda: places(owner) == added, what="it is read on")
@@ -144,7 +144,7 @@ async def test_live_consumers_keep_what_they_have_and_find_what_they_do_not_know
     stream, group = new_stream(), new_stream()
     partition = Partition(stream, 0)
     added = await fill(client, stream, 50)
-    one, other = [a_replica(redis_server.url, [stream], group, SharedStreamsSource) for _ in range(2)]
+    one, other = [a_replica(redis_server.url, [stream], group, SharedStreamsSource, lease=LONGER) for _ in range(2)]
     one.settles = other.settles = False
     async with one.running():
         await until(lambda: places(one) == added, what="it is read")
@@ -158,5 +158,5 @@ async def test_live_consumers_keep_what_they_have_and_find_what_they_do_not_know
             for replica in (one, other):
                 replica.source.resume(partition)
             await until(lambda: places(one) == added, what="it finds what is its own")
-            await anyio.sleep(2 * LEASE.duration)
+            await anyio.sleep(2 * LONGER.duration)
             assert (other.seen, one.lost_streams, other.lost_streams) == ([], [], [])

@@ -11,7 +11,7 @@ from e2e_support.redis_topology import ANY, Sharded, name_at
 from kafka_harness.waiting import until
 from redis_harness.client import connect_cluster
 from redis_harness.fixtures import NewRedisCluster
-from redis_harness.replica import a_replica, fill, places
+from redis_harness.replica import PATIENT, a_replica, fill, places
 from runner.model import Partition
 
 pytestmark = [pytest.mark.redis, pytest.mark.timeout(60)]
@@ -25,7 +25,7 @@ async def test_a_checkpoint_is_cut_off_while_one_node_of_a_cluster_is_silent(
     silent, other, _ = cluster.nodes
     nodes = (silent, other) if silent_comes_first else (other, silent)
     streams = [await name_at(cluster, f"orders.{ANY}", node) for node in nodes]
-    replica = a_replica(Sharded(cluster).url, streams, "group", command_timeout=5.0)
+    replica = a_replica(Sharded(cluster).url, streams, "group", **PATIENT)
     replica.settles = False
     async with connect_cluster(cluster.url) as client, replica.running():
         last = dict([(await fill(client, stream, 1))[-1] for stream in streams])

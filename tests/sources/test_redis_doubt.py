@@ -13,7 +13,7 @@ from redis_harness.client import connect, pending, raw
 from redis_harness.fixtures import ON_EVERY_FLAVOUR, NewRedis
 from redis_harness.late import arrives_late, calls
 from redis_harness.proxy import Proxy
-from redis_harness.replica import Replica, a_replica, fill, pause_while_they_wait, places
+from redis_harness.replica import PATIENT, Replica, a_replica, fill, pause_while_they_wait, places
 from redis_harness.server import RedisServer
 from runner.clients.redis_slots import companion_key
 from runner.model import Partition
@@ -29,7 +29,7 @@ async def test_a_read_that_arrives_late_hands_nothing_to_nobody(
     stream, group = new_stream(), new_stream()
     async with Proxy(server.port) as proxy, connect(server.url) as client:
         added = await fill(client, stream, 3)
-        replica = a_replica(proxy.url, [stream], group)
+        replica = a_replica(proxy.url, [stream], group, lease=PATIENT["lease"])
         async with replica.running():
             await until(lambda: places(replica) == added, what="what is there is read")
             await pause_while_they_wait(client, stream, replica)
@@ -53,7 +53,7 @@ async def test_a_read_that_arrives_late_hands_nothing_to_nobody(
 
 
 async def the_next_owner_reads_on(server: RedisServer, stream: str, group: str, left: list[tuple[str, str]]) -> None:
-    replica = a_replica(server.url, [stream], group)
+    replica = a_replica(server.url, [stream], group, **PATIENT)
     async with replica.running():
         await until(lambda: places(replica) == left, what="the next owner reads what is left")
     assert replica.problems == []
@@ -68,7 +68,7 @@ async def test_attempts_that_arrive_late_do_not_replace_newer_ones(
     async with Proxy(redis_server.port) as proxy, connect(redis_server.url) as client:
         added = await fill(client, stream, 1)
         tried = added[0][1]
-        replica = a_replica(proxy.url, [stream], group)
+        replica = a_replica(proxy.url, [stream], group, lease=PATIENT["lease"])
         replica.settles = False
         async with replica.running():
             await until(lambda: places(replica) == added, what="it is read")
@@ -92,7 +92,7 @@ async def test_a_checkpoint_that_arrives_late_does_not_replace_a_newer_one(
     lease_key = companion_key(stream.encode(), b":stream-runner:" + group.encode())
     async with Proxy(redis_server.port) as proxy, connect(redis_server.url) as client:
         added = await fill(client, stream, 3)
-        replica = a_replica(proxy.url, [stream], group)
+        replica = a_replica(proxy.url, [stream], group, lease=PATIENT["lease"])
         replica.settles = False
         async with replica.running():
             await until(lambda: places(replica) == added, what="it is read")
@@ -118,7 +118,7 @@ async def test_a_reader_that_identifies_itself_late_is_not_heard(
     lease_key = companion_key(stream.encode(), b":stream-runner:" + group.encode())
     async with connect(redis_server.url) as client:
         added = await fill(client, stream, 1)
-        replica = a_replica(redis_server.url, [stream], group)
+        replica = a_replica(redis_server.url, [stream], group, **PATIENT)
         async with replica.running():
             await until(lambda: places(replica) == added, what="it is read")
             owner, generation, reader = await raw(client, "HMGET", lease_key, "owner", "generation", "reader")
