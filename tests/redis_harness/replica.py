@@ -9,6 +9,7 @@ from itertools import count
 from typing import Any
 
 import anyio
+import pytest
 from redis.asyncio import Redis, RedisCluster
 
 from kafka_harness.waiting import until_async
@@ -165,6 +166,13 @@ class Replica:
             self.owned.discard(partition.topic)
             self._unsettled.pop(partition, None)
             self._next.pop(partition, None)
+
+
+def give_time_to_leave(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let who leaves give everything back, however slow the machine is."""
+    monkeypatch.setattr("runner.sources.redis_leases._GIVE_BACK_LIMIT", 20.0)
+    monkeypatch.setattr("runner.sources.redis_streams._CLOSE_LIMIT", 20.0)
+    monkeypatch.setattr("runner.sources.redis_shared._CLOSE_LIMIT", 20.0)
 
 
 def now() -> float:

@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 from kafka_harness.waiting import until
 from redis_harness.client import connect, pending, raw
 from redis_harness.fixtures import ON_EVERY_FLAVOUR, NewRedis
-from redis_harness.replica import Replica, a_replica, fill, places
+from redis_harness.replica import PATIENT, Replica, a_replica, fill, give_time_to_leave, places
 from redis_harness.server import RedisServer
 from runner.clients.redis import Script
 from runner.clients.redis_slots import companion_key
@@ -29,12 +29,17 @@ MANY = 1_250
 """More than one script looks at."""
 
 
+@pytest.fixture(autouse=True)
+def time_to_leave(monkeypatch: pytest.MonkeyPatch) -> None:
+    give_time_to_leave(monkeypatch)
+
+
 async def test_of_many_entries_and_of_a_full_server(
     redis_server: RedisServer, new_redis: NewRedis, new_stream: Callable[[], str]
 ) -> None:
     server = new_redis(redis_server.flavour)
     stream, group = new_stream(), new_stream()
-    replica = a_replica(server.url, [stream], group)
+    replica = a_replica(server.url, [stream], group, **PATIENT)
     replica.settles = False
     async with connect(server.url) as client:
         async with client.pipeline(transaction=False) as pipeline:
@@ -51,7 +56,7 @@ async def test_of_many_entries_and_of_a_full_server(
 
 async def test_what_it_never_got_is_left_as_it_was(redis_server: RedisServer, new_stream: Callable[[], str]) -> None:
     stream, group = new_stream(), new_stream()
-    replica = a_replica(redis_server.url, [stream], group)
+    replica = a_replica(redis_server.url, [stream], group, **PATIENT)
     replica.settles = False
     async with connect(redis_server.url) as client:
         added = await fill(client, stream, 3)
@@ -75,13 +80,13 @@ async def test_entries_that_are_gone_stay_pending_for_who_reports_them(
     stream, group = new_stream(), new_stream()
     async with connect(redis_server.url) as client:
         added = await fill(client, stream, 5)
-        first = a_replica(redis_server.url, [stream], group)
+        first = a_replica(redis_server.url, [stream], group, **PATIENT)
         first.settles = False
         async with first.running():
             await until(lambda: places(first) == added, what="all is read")
             await raw(client, "XTRIM", stream, "MAXLEN", "2")
         assert len(await pending(client, stream, group)) == 5
-        second = a_replica(redis_server.url, [stream], group)
+        second = a_replica(redis_server.url, [stream], group, **PATIENT)
         async with second.running():
             await until(lambda: places(second) == added[3:], what="what is left is read")
         assert second.losses == [(stream, 3)]
@@ -132,7 +137,7 @@ async def test_a_stream_that_is_given_back_as_it_is_about_to_be_read_is_not_assi
     async with connect(redis_server.url) as client:
         added = await fill(client, stream, 3)
         await raw(client, "XGROUP", "CREATE", stream, group, "0")
-    replica = Assigned(a_replica(redis_server.url, [stream], group))
+    replica = Assigned(a_replica(redis_server.url, [stream], group, **PATIENT))
     monkeypatch.setattr(GivenBackMeanwhile, "give_back", [replica.ordered._give_back])
     async with replica.running():
         await until(lambda: places(replica) == added, what="it is taken again, and read")
