@@ -16,7 +16,7 @@ from kafka_harness.waiting import until, until_async
 from redis_harness.client import pending, raw, read_stream
 from redis_harness.fixtures import ON_EVERY_FLAVOUR
 from redis_harness.flavour import Flavour
-from redis_harness.replica import Replica, a_replica, fill, pause_while_they_wait, places
+from redis_harness.replica import PATIENT, Replica, a_replica, fill, pause_while_they_wait, places
 from redis_harness.server import RedisServer
 from runner.model import Partition, Problem, Reason
 from runner.sources.redis_shared import SharedStreamsSource
@@ -26,8 +26,11 @@ pytestmark = [pytest.mark.redis, pytest.mark.timeout(60)]
 COUNTING = pytest.mark.parametrize("redis_server", [Flavour.VALKEY, Flavour.REDIS_7_0], indirect=True)
 """The servers that count what was ever added to a stream, and given to a group."""
 
-SOON = 3.0
-"""Seconds: sooner than the next look at how far the end is."""
+
+@pytest.fixture(autouse=True)
+def no_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who reads finds what is lost, and not the next look at how far the end is, but where a test says so."""
+    monkeypatch.setattr("runner.sources.redis_source._LAG_INTERVAL", 3_600.0)
 
 
 @pytest.fixture
@@ -43,7 +46,7 @@ def group(new_stream: NewStream) -> str:
 @pytest.fixture
 def new_replica(redis_server: RedisServer, stream: str, group: str) -> Callable[..., Replica]:
     """Makes replicas of the one stream and the one group; keyword arguments are RedisStreamsSettings'."""
-    return partial(a_replica, redis_server.url, [stream], group)
+    return partial(a_replica, redis_server.url, [stream], group, **PATIENT)
 
 
 @asynccontextmanager
@@ -97,8 +100,8 @@ async def lose_while_it_is_read(client: Redis, stream: str, replica: Replica) ->
     for lost in (5, 9, 2, 2, 6):
         expected = [*counted(replica), lost]
         kept = await lose(client, stream, lost, 3)
-        await until(lambda: counted(replica) == expected, what="it is told at once", timeout=SOON)  # noqa: B023 - awaited here
-        await until(lambda: places(replica)[-3:] == kept, what="what is there is read", timeout=SOON)  # noqa: B023 - awaited here
+        await until(lambda: counted(replica) == expected, what="it is told at once")  # noqa: B023 - awaited here
+        await until(lambda: places(replica)[-3:] == kept, what="what is there is read")  # noqa: B023 - awaited here
 
 
 @COUNTING
@@ -114,13 +117,13 @@ async def test_every_loss_is_counted_once_whoever_reads_on(
     kept = await lose(client, stream, 4, 5)
     second = new_replica(continue_after_loss=True)
     async with second.running():
-        await until(lambda: places(second) == kept, what="what is there is read", timeout=SOON)
+        await until(lambda: places(second) == kept, what="what is there is read")
         await lose_while_it_is_read(client, stream, second)
     assert counted(second) == [4, 5, 9, 2, 2, 6]
     third = new_replica(continue_after_loss=True)
     async with third.running():
         added = await fill(client, stream, 1)
-        await until(lambda: places(third) == added, what="it is read on", timeout=SOON)
+        await until(lambda: places(third) == added, what="it is read on")
     assert counted(third) == []
     assert first.lost_streams == second.lost_streams == []
     assert await is_acknowledged(client, stream, group)
@@ -162,7 +165,7 @@ async def test_a_stream_that_is_trimmed_all_the_time_is_read_and_every_entry_is_
             await lose(client, stream, size - 5, 5)
         entries = await read_stream(client, stream)
         last = (stream, entries[-1][0].decode())
-        await until(lambda: places(replica)[-1] == last, what="the last one is read", timeout=SOON)
+        await until(lambda: places(replica)[-1] == last, what="the last one is read")
     missing = 1 + rounds * size - len(replica.seen)
     assert missing == sum_of_losses(replica)
     assert len(replica.seen) > 5
@@ -178,7 +181,7 @@ async def test_what_goes_while_nothing_is_read_is_told_before_anything_behind_it
         await fill(client, stream, 8)
         await raw(client, "XTRIM", stream, "MAXLEN", 0)
         replica.source.resume(Partition(stream, 0))
-        await until(lambda: counted(replica) == [8], what="it is told though nothing is there", timeout=SOON)
+        await until(lambda: counted(replica) == [8], what="it is told though nothing is there")
         added = await fill(client, stream, 2)
         await until(lambda: places(replica)[10:] == added, what="it is read on")
     assert counted(replica) == [8]
@@ -189,7 +192,7 @@ async def test_it_stops_at_a_loss_says_so_and_goes_on_by_itself_when_the_group_i
     redis_server: RedisServer, client: Redis, stream: str, group: str
 ) -> None:
     stream, group = f"{stream} it's", f"{group};"
-    replica = a_replica(redis_server.url, [stream], group)
+    replica = a_replica(redis_server.url, [stream], group, **PATIENT)
     async with running_at_the_end(replica, client, stream):
         kept = await lose(client, stream, 6, 4)
         problem = await until_stopped(replica)
@@ -218,7 +221,7 @@ async def test_it_stops_at_a_loss_while_it_is_paused(
         await pause_while_they_wait(client, stream, replica)
         await lose(client, stream, 6, 4)
         await until_stopped(replica)
-        assert replica.lost_streams == [stream]
+        await until(lambda: replica.lost_streams == [stream], what="the assignment is over")
         assert len(replica.seen) == 10
 
 
