@@ -11,7 +11,7 @@ from redis_harness.client import connect, raw
 from redis_harness.fixtures import NewRedis
 from redis_harness.flavour import Flavour
 from redis_harness.options import AclUser, RedisOptions
-from redis_harness.replica import Replica, a_replica, fill, places
+from redis_harness.replica import PATIENT, Replica, a_replica, fill, places
 from redis_harness.server import RedisServer
 from runner.clients.redis import RedisConnection
 from runner.clients.redis_url import parse_redis_url
@@ -34,7 +34,7 @@ def with_rights(
     server = new_redis(Flavour.VALKEY, RedisOptions(users=(AclUser("runner", "secret", rules),)))
     url = parse_redis_url(f"redis://{server.address}")
     connection = RedisConnection(url=url, client_name="test", username="runner", password=Secret(literal="secret"))
-    return server, a_replica(connection, [stream], stream, kind)
+    return server, a_replica(connection, [stream], stream, kind, **PATIENT)
 
 
 async def rejected(server: RedisServer, command: str) -> int:
@@ -91,6 +91,7 @@ async def test_what_comes_is_read_though_nobody_can_wait_for_it(
     async with connect(server.url) as client:
         added = await fill(client, stream, 1)
         async with replica.running():
+            await until(lambda: any(replica.problems), what="there is nothing more, and it cannot wait")
             for _ in range(4):
                 await until(lambda: places(replica) == added, what="all is read")
                 added.extend(await fill(client, stream, 1))

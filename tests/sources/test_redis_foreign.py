@@ -11,7 +11,7 @@ from kafka_harness.waiting import until, until_async
 from redis_harness.client import add, raw
 from redis_harness.fixtures import ON_EVERY_FLAVOUR
 from redis_harness.proxy import Proxy
-from redis_harness.replica import Replica, a_replica, fill, places
+from redis_harness.replica import PATIENT, Replica, a_replica, fill, places
 from redis_harness.server import RedisServer
 from runner.clients.redis import Script
 from runner.clients.redis_entries import LARGEST_ID, FieldNames
@@ -68,7 +68,7 @@ async def test_an_entry_with_the_largest_id_is_delivered_and_acknowledged(
     await add(client, largest, [(b"v", b"x")], entry_id=LARGEST_ID.encode())
     added.append((largest, LARGEST_ID))
     async with Proxy(redis_server.port) as proxy:
-        replica = a_replica(proxy.url, [largest, other], group, kind)
+        replica = a_replica(proxy.url, [largest, other], group, kind, **PATIENT)
         replica.settles = False
         async with replica.running():
             await until(lambda: len(replica.seen) == len(added), what="all are read")
@@ -86,10 +86,10 @@ async def test_a_group_of_which_the_largest_id_is_the_checkpoint_is_made_again(
 ) -> None:
     stream, group = new_stream(), new_stream()
     await add(client, stream, [(b"v", b"x")], entry_id=LARGEST_ID.encode())
-    replica = a_replica(redis_server.url, [stream], group)
+    replica = a_replica(redis_server.url, [stream], group, **PATIENT)
     async with replica.running():
-        await until_async(lambda: nothing_pends(client, stream, group), what="the group is there")
         await until(lambda: replica.seen, what="it is read")
+        await until_async(lambda: nothing_pends(client, stream, group), what="it is the checkpoint")
         await raw(client, "XGROUP", "DESTROY", stream, group)
         await until(lambda: replica.lost_streams == [stream], what="the assignment is over")
         await until(lambda: len(replica.seen) == 2, what="it comes again: nothing is behind it to begin at")
@@ -124,7 +124,7 @@ async def test_what_is_gone_is_told_once_though_the_claim_had_to_be_repeated(
     added = await fill(client, stream, 510)
     await give(client, stream, group, "theirs", 510)
     await client.xdel(stream, *[entry_id for _, entry_id in added[:3]])
-    replica = a_replica(redis_server.url, [stream], group)
+    replica = a_replica(redis_server.url, [stream], group, **PATIENT)
     async with replica.running():
         await until(lambda: places(replica) == added[3:], what="the rest is read")
         await until_async(lambda: nothing_pends(client, stream, group), what="all is acknowledged")
@@ -151,7 +151,7 @@ async def test_a_defect_ends_the_assignment_of_its_stream_only(
     defective, other, group = new_stream(), new_stream(), new_stream()
     Defective.stream, Defective.is_mended = defective, False
     added = await fill(client, defective, 3) + await fill(client, other, 3)
-    replica: Replica = a_replica(redis_server.url, [defective, other], group)
+    replica: Replica = a_replica(redis_server.url, [defective, other], group, **PATIENT)
     async with replica.running():
         await until(lambda: sorted(places(replica)) == sorted(added), what="both are read")
         assert replica.lost_streams == [defective]
@@ -170,7 +170,7 @@ async def test_a_misspelt_field_is_told_once_of_each_stream(
 ) -> None:
     streams, group = [new_stream(), new_stream()], new_stream()
     added = [place for stream in streams for place in await fill(client, stream, 3)]
-    replica = a_replica(redis_server.url, streams, group, kind, names=FieldNames(b"v", b"w"))
+    replica = a_replica(redis_server.url, streams, group, kind, names=FieldNames(b"v", b"w"), **PATIENT)
     async with replica.running():
         await until(lambda: len(replica.seen) == len(added), what="all are read")
         for stream in streams:
