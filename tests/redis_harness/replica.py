@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from itertools import count
-from typing import Any
+from typing import Any, Final
 
 import anyio
 import pytest
@@ -30,6 +30,9 @@ LONGER = LeaseTimes(4.0, 0.4)
 PATIENT: dict[str, Any] = {"lease": LeaseTimes(10.0, 0.4), "command_timeout": 10.0}
 """Settings for where nobody is silent or dead: a machine that stands still for seconds costs no lease, no answer."""
 
+PATIENT: Final[dict[str, Any]] = {"lease": LeaseTimes(20.0, 0.4), "command_timeout": 10.0}
+"""Settings where no lease is to end and no call to be given up on, however long the machine stands still."""
+
 _INTERVAL = 0.05
 _NUMBERS = count()
 _EPOCH = time.time() - time.monotonic()
@@ -37,7 +40,8 @@ _EPOCH = time.time() - time.monotonic()
 
 class Replica:
     """``seen`` are (stream, id, generation) in the order in which they were read, with 0 for no generation; ``settles``
-    False lets them pend; ``attempted`` is told to the source of every partition that is lost."""
+    False lets them pend; ``attempted`` is told to the source of every partition that is lost; ``on_lost`` is called
+    before anything else can happen after a loss."""
 
     def __init__(self, source: RedisStreamsSource | SharedStreamsSource, client_name: str) -> None:
         self.source = source
@@ -46,6 +50,7 @@ class Replica:
         self.attempted: dict[Position, int] = {}
         self.seen: list[tuple[str, str, int]] = []
         self.owned: set[str] = set()
+        self.on_lost: Callable[[], None] = lambda: None
         self.lost_streams: list[str] = []
         self.revoked_streams: list[str] = []
         self.fenced = 0
@@ -144,6 +149,7 @@ class Replica:
 
     async def lost(self, partitions: Collection[Partition]) -> None:
         self.lost_streams += [partition.topic for partition in partitions]
+        self.on_lost()
         for partition in partitions:
             if self.attempted:
                 self.source.attempted(partition, self.attempted)

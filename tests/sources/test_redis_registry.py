@@ -8,17 +8,20 @@ import anyio
 import pytest
 from redis.asyncio import Redis
 
-from redis_harness.replica import LEASE
 from redis_harness.server import RedisServer
 from runner.clients.redis import RedisClient, RedisConnection
 from runner.clients.redis_slots import companion_key
 from runner.clients.redis_url import parse_redis_url
+from runner.core.lease import LeaseTimes
 from runner.model import Partition
 from runner.sources.redis_lease_calls import LeaseCalls
 from runner.sources.redis_leases import LeaseListener, Leases
 from runner.sources.redis_reader import StreamPlace
 
 pytestmark = [pytest.mark.redis, pytest.mark.timeout(60)]
+
+TIMES = LeaseTimes(60.0, 10.0)
+"""What the server is asked is answered within a turn, and nothing that it keeps ends meanwhile."""
 
 EARLIER = "!"
 """A member that stands before ours, and so gets the first stream."""
@@ -48,7 +51,7 @@ class Member:
             self.registry.encode(),
             b"me",
             self._client,
-            LEASE,
+            TIMES,
             LeaseListener(
                 seen=lambda seen: None,
                 taken=lambda taken: self.taken.append(taken.place.partition.topic),
@@ -79,7 +82,7 @@ async def test_a_stream_taken_in_anothers_place_is_kept_while_the_registry_is_si
     await member.turn()
     assert member.taken == [ours]
     await client.set(member.registry, "no registry")  # it answers no more
-    member.now += 3 * LEASE.duration
+    member.now += 3 * TIMES.duration
     await member.turn()
     assert member.taken == [ours, theirs]
     await member.turn()
@@ -93,7 +96,7 @@ async def test_nothing_moves_for_a_heartbeat_when_registry_and_leases_were_lost_
     streams = sorted(new_stream() for _ in range(4))
     member = Member(redis_server.url, streams, new_stream())
     other = RedisClient(RedisConnection(url=parse_redis_url(redis_server.url), client_name="other"))
-    calls = LeaseCalls(other, EARLIER.encode(), LEASE, anyio.current_time)
+    calls = LeaseCalls(other, EARLIER.encode(), TIMES, anyio.current_time)
 
     async def be_there() -> None:
         await client.hset(member.registry, EARLIER, str(10**15))
@@ -111,13 +114,13 @@ async def test_nothing_moves_for_a_heartbeat_when_registry_and_leases_were_lost_
     assert member.taken == streams[2:], "the heartbeat is not over"
     await be_there()
     for _ in range(2):
-        member.now += LEASE.heartbeat
+        member.now += TIMES.heartbeat
         await member.turn()
     assert member.taken == streams[2:]
     await client.delete(member.registry, *[place.lease_key for place in member.places])
     await member.turn()
     assert member.taken == streams[2:]
-    member.now += LEASE.heartbeat
+    member.now += TIMES.heartbeat
     await member.turn()
     assert set(member.taken) == set(streams), "the other has not come back"
     for each in (member, calls, other):
@@ -130,7 +133,7 @@ async def test_what_the_only_other_member_has_given_back_is_taken_at_once(
     theirs, ours = sorted(new_stream() for _ in range(2))
     member = Member(redis_server.url, [theirs, ours], new_stream())
     other = RedisClient(RedisConnection(url=parse_redis_url(redis_server.url), client_name="other"))
-    calls = LeaseCalls(other, EARLIER.encode(), LEASE, anyio.current_time)
+    calls = LeaseCalls(other, EARLIER.encode(), TIMES, anyio.current_time)
     await client.hset(member.registry, EARLIER, str(10**15))
     held = await calls.take(member.places[0])
     assert held is not None

@@ -11,7 +11,7 @@ from kafka_harness.waiting import until, until_async
 from redis_harness.client import add_many, connect, pending, raw
 from redis_harness.fixtures import ON_EVERY_FLAVOUR
 from redis_harness.proxy import Direction, Proxy
-from redis_harness.replica import a_replica
+from redis_harness.replica import PATIENT, a_replica
 from redis_harness.server import RedisServer
 
 pytestmark = [pytest.mark.redis, ON_EVERY_FLAVOUR]
@@ -29,7 +29,7 @@ async def test_it_is_begun_again_once_though_something_pends_behind(
         await raw(client, "XGROUP", "CREATE", stream, group, "0")
         await raw(client, "XREADGROUP", "GROUP", group, "stream-runner", "COUNT", MANY, "STREAMS", stream, ">")
         await raw(client, "XACK", stream, group, *ids[:-1])
-        replica = a_replica(redis_server.url, [stream], group)
+        replica = a_replica(redis_server.url, [stream], group, **PATIENT)
         replica.settles = False
         if not is_running:
             await raw(client, "XGROUP", "SETID", stream, group, "0")
@@ -56,7 +56,7 @@ async def test_it_is_read_in_order_though_a_reply_is_lost_in_the_middle(
         await raw(client, "XREADGROUP", "GROUP", group, "stream-runner", "COUNT", MANY, "STREAMS", stream, ">")
         await raw(client, "XACK", stream, group, *ids[100:-1])
         await raw(client, "XGROUP", "SETID", stream, group, "0")
-        replica = a_replica(proxy.url, [stream], group)
+        replica = a_replica(proxy.url, [stream], group, **PATIENT)
         replica.settles = False
         proxy.delay = 0.03
         async with replica.running():
