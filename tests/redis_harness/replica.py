@@ -65,12 +65,19 @@ class Replica:
         self._leases: dict[str, Lease] = {}
         self._unsettled: dict[Partition, list[Record]] = {}
         self._next: dict[Partition, Position] = {}
+        self._storing = anyio.Lock()
 
     @property
     def ordered(self) -> RedisStreamsSource:
         """The source of one that reads in order."""
         assert isinstance(self.source, RedisStreamsSource)
         return self.source
+
+    async def stop_settling(self) -> None:
+        """Returns when no checkpoint is on its way any more."""
+        self.settles = False
+        async with self._storing:
+            pass
 
     def unsettled(self, partition: Partition) -> list[Record]:
         """What was read of it and is not settled, in order."""
@@ -114,7 +121,8 @@ class Replica:
         while True:
             await anyio.sleep(_INTERVAL)
             if self.settles:
-                await self._store(list(self._next))
+                async with self._storing:
+                    await self._store(list(self._next))
 
     async def _store(self, partitions: Collection[Partition]) -> None:
         positions = {partition: self._next[partition] for partition in partitions if partition in self._next}

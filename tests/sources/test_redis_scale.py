@@ -13,7 +13,7 @@ from redis_harness.fixtures import ON_EVERY_FLAVOUR, NewRedis, NewRedisCluster
 from redis_harness.flavour import Flavour
 from redis_harness.options import AclUser, RedisOptions
 from redis_harness.proxy import Proxy
-from redis_harness.replica import LEASE, a_replica, fill
+from redis_harness.replica import a_replica, fill
 from redis_harness.server import RedisServer
 from runner.clients.redis import RedisClient, RedisConnection
 from runner.clients.redis_errors import RedisFailure
@@ -30,7 +30,13 @@ from runner.sources.redis_streams import RedisStreamsSource
 
 pytestmark = [pytest.mark.redis, pytest.mark.timeout(120)]
 
-LONG = 3 * LEASE.duration
+LONG_CALLS = LeaseTimes(60.0, 10.0)
+"""For who calls by himself, and wants each call to be answered, however long that takes."""
+
+STEADY = LeaseTimes(4.0, 0.4)
+"""To be kept by a machine that stands still for seconds."""
+
+LONG = 2 * STEADY.duration
 
 
 class Singly(LeaseCalls):
@@ -57,16 +63,16 @@ def a_client(url: str) -> RedisClient:
 
 
 @pytest.mark.parametrize(
-    ("streams", "lease", "kind"),
+    ("streams", "delay", "kind"),
     [
-        (150, LEASE, RedisStreamsSource),
-        (60, LeaseTimes(5.0, 0.4), RenewingSingly),  # with time left for a machine that is slow meanwhile
-        (150, LEASE, SharedStreamsSource),
+        (150, 0.03, RedisStreamsSource),
+        (60, 0.01, RenewingSingly),
+        (150, 0.03, SharedStreamsSource),
     ],
 )
 async def test_many_leases_of_a_server_that_is_far_away_are_all_kept(
     streams: int,
-    lease: LeaseTimes,
+    delay: float,
     kind: type[RedisStreamsSource | SharedStreamsSource],
     redis_server: RedisServer,
     new_stream: Callable[[], str],
@@ -76,11 +82,11 @@ async def test_many_leases_of_a_server_that_is_far_away_are_all_kept(
         for name in names:
             await fill(client, name, 1)
     async with Proxy(redis_server.port) as proxy:
-        proxy.delay = 0.01  # one after the other takes longer than a heartbeat
-        replica = a_replica(proxy.url, names, group, kind, command_timeout=5.0, lease=lease)
+        proxy.delay = delay  # one after the other takes longer than a heartbeat
+        replica = a_replica(proxy.url, names, group, kind, command_timeout=5.0, lease=STEADY)
         async with replica.running():
             await until(lambda: len(replica.owned) == streams, what="all are taken", timeout=60)
-            await anyio.sleep(3 * lease.duration)
+            await anyio.sleep(LONG)
             assert replica.owned == set(names)
             assert replica.lost_streams == []
 
@@ -91,8 +97,8 @@ async def test_of_many_leases_those_that_are_lost_are_lost_alone(
 ) -> None:
     names, group = [new_stream() for _ in range(5)], new_stream()
     client = a_client(redis_server.url)
-    calls = LeaseCalls(client, b"me", LEASE, anyio.current_time)
-    other = LeaseCalls(client, b"other", LEASE, anyio.current_time)
+    calls = LeaseCalls(client, b"me", LONG_CALLS, anyio.current_time)
+    other = LeaseCalls(client, b"other", LONG_CALLS, anyio.current_time)
     places = [place_of(name, group) for name in names]
     taken = [await calls.take(place) for place in places]
     held = [each for each in taken if each is not None]
@@ -128,7 +134,7 @@ async def test_who_loses_the_rights_to_a_stream_keeps_the_others(
     async with connect(server.url) as client:
         for name in names:
             await fill(client, name, 1)
-        replica = a_replica(connection, names, group)
+        replica = a_replica(connection, names, group, lease=STEADY)
         async with replica.running():
             await until(lambda: replica.owned == set(names), what="all are taken")
             allowed = [pattern for name in names if name != "s4" for pattern in (f"~{name}", f"~{{{name}}}:*")]
@@ -143,12 +149,12 @@ async def test_who_loses_the_rights_to_a_stream_keeps_the_others(
 async def test_one_call_is_about_a_hundred_leases_and_in_a_cluster_about_one_slot() -> None:
     places = [place_of(f"s{number}", "g") for number in range(250)]
     client = a_client("redis://localhost")
-    groups = LeaseCalls(client, b"me", LEASE, anyio.current_time).groups(places)
+    groups = LeaseCalls(client, b"me", LONG_CALLS, anyio.current_time).groups(places)
     assert [place for group in groups for place in group] == places
     assert [len(group) for group in groups] == [MOST_LEASES, MOST_LEASES, 50]
     cluster = a_client("redis+cluster://localhost")
     places = [place_of(name, "g") for name in ("{a}.0", "{b}.0", "{a}.1", "c")]
-    groups = LeaseCalls(cluster, b"me", LEASE, anyio.current_time).groups(places)
+    groups = LeaseCalls(cluster, b"me", LONG_CALLS, anyio.current_time).groups(places)
     assert [[place.partition.topic for place in group] for group in groups] == [["{a}.0", "{a}.1"], ["{b}.0"], ["c"]]
 
 
@@ -186,7 +192,7 @@ async def test_leases_of_a_slot_that_moves_are_renewed_and_looked_at_every_time(
     source = await cluster.owner_of(slot)
     target = next(node for node in cluster.nodes if node is not source)
     client = a_client(cluster.url.replace("redis://", "redis+cluster://"))
-    calls = LeaseCalls(client, b"me", LEASE, anyio.current_time)
+    calls = LeaseCalls(client, b"me", LONG_CALLS, anyio.current_time)
     taken = [await calls.take(place) for place in places]
     held = [each for each in taken if each is not None]
     assert len(held) == 4
@@ -212,7 +218,7 @@ async def test_in_a_cluster_all_are_kept(
 ) -> None:
     cluster = await new_redis_cluster(Flavour.VALKEY)
     names, group = [*[new_stream() for _ in range(110)], *["{same}" + new_stream() for _ in range(10)]], new_stream()
-    replica = a_replica(cluster.url.replace("redis://", "redis+cluster://"), names, group, kind)
+    replica = a_replica(cluster.url.replace("redis://", "redis+cluster://"), names, group, kind, lease=STEADY)
     async with connect_cluster(cluster.url) as client:
         for name in names:
             await fill(client, name, 1)
@@ -234,7 +240,7 @@ async def test_a_slot_of_many_streams_that_moves_for_long_costs_none_that_is_sti
     slot = await cluster.slot_of(names[0])
     source = await cluster.owner_of(slot)
     target = next(node for node in cluster.nodes if node is not source)
-    lease = LeaseTimes(3.0, 0.8)  # the longest heartbeat that is allowed: two that fail in a row lose it
+    lease = LeaseTimes(6.0, 1.6)  # the longest heartbeat that is allowed: two that fail in a row lose it
     replica = a_replica(cluster.url.replace("redis://", "redis+cluster://"), names, group, kind, lease=lease)
     async with connect_cluster(cluster.url) as client:
         for name in names:
@@ -248,7 +254,7 @@ async def test_a_slot_of_many_streams_that_moves_for_long_costs_none_that_is_sti
             there = set(await raw(client, "CLUSTER", "GETKEYSINSLOT", slot, 100))
         stay = [name for name in names if {*place_of(name, group).keys} <= there]
         assert len(stay) >= 8
-        await anyio.sleep(3 * lease.duration)
+        await anyio.sleep(2 * lease.duration)
         assert set(replica.lost_streams).isdisjoint(stay)
         while await move.move_keys(100):
             pass

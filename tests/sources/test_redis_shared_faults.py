@@ -15,12 +15,14 @@ from redis_harness.client import add, connect, pending, raw
 from redis_harness.fixtures import ON_EVERY_FLAVOUR, NewRedis
 from redis_harness.flavour import Flavour
 from redis_harness.options import RedisOptions
-from redis_harness.replica import LEASE, Replica, a_replica, fill, pause_while_they_wait, places
+from redis_harness.replica import PATIENT, Replica, a_replica, fill, pause_while_they_wait, places
 from redis_harness.server import RedisServer
 from runner.clients.redis import RedisClient, RedisConnection
 from runner.clients.redis_entries import following_id
+from runner.clients.redis_slots import companion_key
 from runner.clients.redis_url import parse_redis_url
 from runner.clients.redis_wire import Reply
+from runner.core.lease import LeaseTimes
 from runner.sources.redis_scripts import ATTEMPT
 from runner.sources.redis_shared import SharedStreamsSource
 from runner.sources.redis_shared_scripts import READ_SHARED
@@ -37,6 +39,13 @@ Fault = Callable[[Redis, str, str], Awaitable[None]]
 
 async def nothing_pending(client: Redis, stream: str, group: str) -> bool:
     return await pending(client, stream, group) == []
+
+
+async def is_kept(client: Redis, stream: str, group: str, wanted: list[str]) -> bool:
+    """Whether just these are pending, and the group would be made again at the first of them."""
+    lease_key = companion_key(stream.encode(), b":stream-runner:" + group.encode())
+    ids = [each.id.decode() for each in await pending(client, stream, group)]
+    return ids == wanted and await raw(client, "HGET", lease_key, "checkpoint") == wanted[0].encode()
 
 
 async def _flush(client: Redis, stream: str, group: str) -> None:
@@ -70,7 +79,7 @@ async def test_they_go_on_by_themselves_after(
 ) -> None:
     stream, group = new_stream(), new_stream()
     before = await fill(client, stream, 50)
-    one, two = [a_sharer(redis_server.url, [stream], group) for _ in range(2)]
+    one, two = [a_sharer(redis_server.url, [stream], group, **PATIENT) for _ in range(2)]
     async with one.running(), two.running():
         await until(lambda: sorted(all_places(one, two)) == sorted(before), what="everything is read")
         await until_async(partial(nothing_pending, client, stream, group), what="everything is acknowledged")
@@ -90,7 +99,7 @@ async def test_a_group_that_went_is_made_again_where_somebody_still_worked(
     redis_server: RedisServer, client: Redis, new_stream: NewStream
 ) -> None:
     stream, group = new_stream(), new_stream()
-    slow, quick = [a_sharer(redis_server.url, [stream], group) for _ in range(2)]
+    slow, quick = [a_sharer(redis_server.url, [stream], group, **PATIENT) for _ in range(2)]
     slow.settles = False
     async with slow.running():
         first = await fill(client, stream, 10)
@@ -99,7 +108,8 @@ async def test_a_group_that_went_is_made_again_where_somebody_still_worked(
         async with quick.running():
             rest = await fill(client, stream, 50)
             await until(lambda: len(quick.seen) == 50, what="later ones are done")
-            await anyio.sleep(1.0)  # so that they are acknowledged, and the checkpoint is kept
+            in_work = [entry_id for _, entry_id in first]
+            await until_async(partial(is_kept, client, stream, group, in_work), what="they are acknowledged")
             await raw(client, "XGROUP", "DESTROY", stream, group)
             await until(lambda: slow.lost_streams == [stream], what="what was in work does not count", timeout=RECOVERY)
             slow.settles = True
@@ -119,7 +129,7 @@ async def test_they_go_on_after_a_restart_of_the_server(
 ) -> None:
     server = new_redis(flavour, RedisOptions(aof="always" if aof else None))
     stream, group = new_stream(), new_stream()
-    one, two = [a_sharer(server.url, [stream], group) for _ in range(2)]
+    one, two = [a_sharer(server.url, [stream], group, **PATIENT) for _ in range(2)]
     async with connect(server.url) as client:
         before = await fill(client, stream, 50)
         async with one.running(), two.running():
@@ -144,7 +154,8 @@ async def test_they_go_on_after_a_restart_of_the_server(
 async def test_a_full_server_is_read_on(redis_server: RedisServer, new_redis: NewRedis, new_stream: NewStream) -> None:
     server = new_redis(redis_server.flavour)
     stream, other_stream, group = new_stream(), new_stream(), new_stream()
-    one, two = [a_sharer(server.url, [stream], group) for _ in range(2)]
+    lease = LeaseTimes(4.0, 0.4)
+    one, two = [a_sharer(server.url, [stream], group, lease=lease) for _ in range(2)]
     two.settles = False
     async with connect(server.url) as client:
         added = await fill(client, stream, 50)
@@ -161,7 +172,7 @@ async def test_a_full_server_is_read_on(redis_server: RedisServer, new_redis: Ne
             added += await fill(client, stream, 20)
             await until(lambda: len(one.seen) == 570, what="more are in work")
             await raw(client, "CONFIG", "SET", "maxmemory", "100kb")
-            await anyio.sleep(2 * LEASE.duration)  # they are kept all the while
+            await anyio.sleep(2 * lease.duration)  # they are kept all the while
             assert one.lost_streams == []
         two.settles = True
         async with two.running():
@@ -189,7 +200,7 @@ async def test_a_server_that_refuses_writes_is_a_problem_until_it_takes_them(
             added += await fill(client, stream, held)
             await until(lambda: places(replica) == added, what="some are in work")
             await client.config_set("min-replicas-to-write", "1")
-            await until(lambda: replica.lost_streams.count(stream) == 2, what="it has begun anew, twice")
+            await until(lambda: replica.lost_streams.count(stream) >= 2, what="it has begun anew, twice")
             told = [problem for problem in replica.problems if problem is None or "NOREPLICAS" not in problem.text]
             assert (told, len(replica.problems) > 0) == ([], True)
             await client.config_set("min-replicas-to-write", "0")

@@ -123,7 +123,9 @@ async def test_an_acknowledgement_that_was_cut_off_is_followed_by_none_that_come
             replica.source.pause(partition)
             replica.settles = True
             command = await swallowed
+            proxy.stall()  # what is tried again must not be faster than the thief
             await raw(client, "XCLAIM", stream, group, "thief", 0, first, "JUSTID")
+            await proxy.resume()
             await until(lambda: replica.taken_from == 1, what="it tries again, and hears that it was late")
             replica.settles = False
             replica.source.resume(partition)

@@ -15,7 +15,7 @@ from redis_harness.client import add_many, connect, pending, raw
 from redis_harness.fixtures import ON_EVERY_FLAVOUR, NewRedis
 from redis_harness.late import arrives_late, calls
 from redis_harness.proxy import Proxy
-from redis_harness.replica import LEASE, Replica, a_replica, fill, pause_while_they_wait, places
+from redis_harness.replica import PATIENT, Replica, a_replica, fill, pause_while_they_wait, places
 from redis_harness.server import RedisServer
 from runner.clients.redis import RedisClient, RedisConnection
 from runner.clients.redis_url import parse_redis_url
@@ -31,6 +31,9 @@ pytestmark = [pytest.mark.redis, ON_EVERY_FLAVOUR, pytest.mark.timeout(60)]
 
 RECOVERY = 10.0
 """Seconds within which everything goes on after a fault has healed."""
+
+STEADY = LeaseTimes(4.0, 0.4)
+"""To be kept by a machine that stands still for seconds."""
 
 a_sharer = partial(a_replica, kind=SharedStreamsSource)
 
@@ -67,18 +70,18 @@ async def test_who_comes_late_passes_over_what_others_have_read_at_once(
 ) -> None:
     server = new_redis(redis_server.flavour)  # whose calls are all ours
     stream, group = "s", "g"
-    one, two = [a_sharer(server.url, [stream], group) for _ in range(2)]
+    one, two = [a_sharer(server.url, [stream], group, **PATIENT) for _ in range(2)]
     async with connect(server.url) as client:
         await fill(client, stream, 1)
         async with one.running(), two.running():
             await until(lambda: len(one.seen + two.seen) == 1, what="it is read")
             await until_async(partial(all_wait, client, 2), what="both wait")
-            two.source.pause(Partition(stream, 0))
+            await pause_while_they_wait(client, stream, two)
             await fill(client, stream, 1)  # which wakes both
             await until(lambda: len(one.seen + two.seen) == 2, what="it is read")
             for _ in range(3):
                 await add_many(client, stream, [[(b"v", b"x")]] * 1_000)
-            await until(lambda: len(one.seen + two.seen) >= 3_002 - 500, what="nearly all is read")
+            await until(lambda: len(one.seen + two.seen) == 3_002, what="all is read")
             await until_async(partial(all_wait, client, 1), what="one waits for more")
             before = await calls_of(client, "xread")
             two.source.resume(Partition(stream, 0))
@@ -90,7 +93,7 @@ async def test_who_comes_late_passes_over_what_others_have_read_at_once(
 async def test_sharing_what_comes_fast_costs_few_calls(redis_server: RedisServer, new_redis: NewRedis) -> None:
     server = new_redis(redis_server.flavour)
     stream, group = "s", "g"
-    sharers = [a_sharer(server.url, [stream], group) for _ in range(3)]
+    sharers = [a_sharer(server.url, [stream], group, **PATIENT) for _ in range(3)]
     async with connect(server.url) as client:
         added = await fill(client, stream, 1)
         async with sharers[0].running(), sharers[1].running(), sharers[2].running():
@@ -161,13 +164,13 @@ async def test_what_was_trimmed_in_work_is_told_at_the_end(
 ) -> None:
     stream, group = new_stream(), new_stream()
     added = await fill(client, stream, 10)
-    one, two = [a_sharer(redis_server.url, [stream], group) for _ in range(2)]
+    one, two = [a_sharer(redis_server.url, [stream], group, **PATIENT) for _ in range(2)]
     one.settles = False
     async with one.running():
         await until(lambda: len(one.seen) == 10, what="everything is read")
         await raw(client, "XDEL", stream, added[7][1])
         await raw(client, "XTRIM", stream, "MAXLEN", 4)
-        await anyio.sleep(2 * LEASE.heartbeat)  # heartbeats speak of them
+        await anyio.sleep(2 * PATIENT["lease"].heartbeat)  # heartbeats speak of them
     async with two.running():
         await until_async(partial(nothing_pending, client, stream, group), what="all is acknowledged")
         await until(lambda: told(one, two) == 10 - len(two.seen), what="all is told")
@@ -182,7 +185,7 @@ async def test_what_was_trimmed_in_the_work_of_a_killed_process_is_told(
     await fill(client, stream, 10)
     other = a_sharer(redis_server.url, [stream], group)
     async with Proxy(redis_server.port) as proxy:
-        killed = a_sharer(proxy.url, [stream], group)
+        killed = a_sharer(proxy.url, [stream], group, **PATIENT)
         killed.settles = False
         async with killed.running():
             await until(lambda: len(killed.seen) == 10, what="everything is read")
@@ -205,14 +208,14 @@ async def test_what_was_trimmed_is_left_to_who_works_on_it_even_when_that_is_all
 ) -> None:
     stream, group = new_stream(), new_stream()
     await fill(client, stream, 10)
-    slow, other = [a_sharer(redis_server.url, [stream], group) for _ in range(2)]
+    slow, other = [a_sharer(redis_server.url, [stream], group, lease=STEADY) for _ in range(2)]
     slow.settles = False
     async with slow.running():
         await until(lambda: len(slow.seen) == 10, what="everything is read")
         slow.source.pause(Partition(stream, 0))
         await raw(client, "XTRIM", stream, "MAXLEN", 0)
         async with other.running():
-            await anyio.sleep(2 * LEASE.duration)  # this is how long it works on them
+            await anyio.sleep(2 * STEADY.duration)  # this is how long it works on them
             assert told(slow, other) == 0
             slow.settles = True
             await until_async(partial(nothing_pending, client, stream, group), what="all is acknowledged")
@@ -281,7 +284,7 @@ async def test_what_it_still_works_on_does_not_hide_what_nobody_keeps(
     stream, group = new_stream(), new_stream()
     partition = Partition(stream, 0)
     added = await fill(client, stream, 2_600)
-    replica = a_sharer(redis_server.url, [stream], group)
+    replica = a_sharer(redis_server.url, [stream], group, lease=STEADY)
     replica.settles = False
     async with replica.running():
         await until(lambda: len(replica.seen) == len(added), what="everything is read")

@@ -8,10 +8,10 @@ import pytest
 from redis.asyncio import Redis
 
 from kafka_harness.waiting import until, until_async
-from redis_harness.client import pending, raw
+from redis_harness.client import clock_ms, pending, raw
 from redis_harness.fixtures import ON_EVERY_FLAVOUR
 from redis_harness.proxy import Proxy
-from redis_harness.replica import a_replica, fill, places
+from redis_harness.replica import PATIENT, a_replica, fill, places
 from redis_harness.server import RedisServer
 from runner.clients.redis_slots import companion_key
 from runner.sources.redis_shared import SharedStreamsSource
@@ -117,6 +117,10 @@ async def test_after_a_flush_all_that_came_since_is_read_by_whoever_takes_over(
                 read = await fill(client, stream, 5)
                 await until(lambda: places(owner) == read, what="it is read")
                 proxy.stall()
+                lease_key = companion_key(stream.encode(), b":stream-runner:" + group.encode())
+                until_then = await clock_ms(client) + 60_000
+                # Nobody takes over what was before the flush.
+                await raw(client, "HSET", lease_key, "lasts", 60_000, "expires_at", until_then)
                 await until(lambda: bool(owner.lost_streams), what="nobody reads it")
                 after = await flush_and_fill(client, stream, 7)
                 await until(lambda: places(other) == after, what="all that came since is read by the other")
@@ -129,7 +133,7 @@ async def test_that_there_was_no_stream_does_not_matter_any_more_once_there_is_a
     redis_server: RedisServer, client: Redis, new_stream: Callable[[], str]
 ) -> None:
     stream, group = new_stream(), new_stream()
-    replica = a_replica(redis_server.url, [stream], group)
+    replica = a_replica(redis_server.url, [stream], group, **PATIENT)
     async with replica.running():
         await until(lambda: bool(replica.problems), what="there is no stream")
         await raw(client, "XGROUP", "CREATE", stream, group, "0", "MKSTREAM")
@@ -193,12 +197,12 @@ async def test_what_was_known_of_a_stream_does_not_count_where_the_server_knows_
 ) -> None:
     monkeypatch.setattr("runner.sources.redis_source._LAG_INTERVAL", 0.1)
     stream, group = new_stream(), new_stream()
-    replica = a_replica(redis_server.url, [stream], group, kind)
+    replica = a_replica(redis_server.url, [stream], group, kind, **PATIENT)
     await add_numbered(client, stream, range(1, 101))
     async with replica.running():
         await until(lambda: len(replica.seen) == 100, what="it is read")
         await until_async(lambda: is_acknowledged(client, stream, group), what="it is acknowledged")
-        replica.settles = False
+        await replica.stop_settling()
         lease_key = companion_key(stream.encode(), b":stream-runner:" + group.encode())
         async with client.pipeline(transaction=True) as at_once:  # as another process would have left it
             at_once.execute_command("DEL", stream)

@@ -11,7 +11,7 @@ from kafka_harness.waiting import until, until_async
 from redis_harness.client import add_many, connect, pending, raw, read_stream
 from redis_harness.fixtures import ON_EVERY_FLAVOUR, NewRedis
 from redis_harness.options import RedisOptions
-from redis_harness.replica import a_replica, fill, places
+from redis_harness.replica import PATIENT, a_replica, fill, places
 from redis_harness.server import RedisServer
 from runner.clients.redis import RedisConnection
 from runner.clients.redis_url import parse_redis_url
@@ -82,7 +82,7 @@ async def test_only_what_every_group_has_acknowledged_goes(
     added = await fill(client, stream, 100)
     await raw(client, "XGROUP", "CREATE", stream, other, "0")
     await raw(client, "XGROUP", "CREATE", stream, third, "0")
-    replica = a_replica(server.url, [stream], group, trims=True)
+    replica = a_replica(server.url, [stream], group, trims=True, **PATIENT)
     async with replica.running():
         await until(lambda: places(replica) == added, what="it is read")
         await until_async(lambda: is_acknowledged(client, stream, group), what="it is acknowledged")
@@ -105,7 +105,7 @@ async def test_only_what_every_group_has_acknowledged_goes(
         await until(lambda: places(replica)[130:] == last, what="it is read on")
     assert replica.losses == []
     assert replica.problems == []
-    again = a_replica(server.url, [stream], group, trims=True)
+    again = a_replica(server.url, [stream], group, trims=True, **PATIENT)
     async with again.running():
         more = await fill(client, stream, 5)
         await until(lambda: places(again) == more, what="the next owner misses nothing")
@@ -116,7 +116,7 @@ async def test_only_what_every_group_has_acknowledged_goes(
 @ON_EVERY_FLAVOUR
 async def test_what_is_pending_stays(server: RedisServer, client: Redis, new_stream: Callable[[], str]) -> None:
     stream, group = new_stream(), new_stream()
-    replica = a_replica(server.url, [stream], group, trims=True)
+    replica = a_replica(server.url, [stream], group, trims=True, **PATIENT)
     replica.settles = False
     added = await fill(client, stream, 50)
     async with replica.running():
@@ -128,7 +128,7 @@ async def test_what_is_pending_stays(server: RedisServer, client: Redis, new_str
 @ON_EVERY_FLAVOUR
 async def test_a_full_server_is_trimmed(server: RedisServer, client: Redis, new_stream: Callable[[], str]) -> None:
     stream, group = new_stream(), new_stream()
-    replica = a_replica(server.url, [stream], group, trims=True)
+    replica = a_replica(server.url, [stream], group, trims=True, **PATIENT)
     replica.settles = False
     added = await fill(client, stream, 100)
     async with replica.running():
@@ -153,7 +153,7 @@ async def test_a_long_stream_is_trimmed_in_steps_or_not_at_all(
         await add_many(client, stream, [[(b"v", b"x")]] * 5_000)
     last = (await raw(client, "XREVRANGE", stream, "+", "-", "COUNT", 1))[0][0]
     await raw(client, "XGROUP", "CREATE", stream, group, last)
-    replica = a_replica(server.url, [stream], group, trims=trims)
+    replica = a_replica(server.url, [stream], group, trims=trims, **PATIENT)
     async with replica.running():
         await until(lambda: replica.owned == {stream}, what="it is owned")
         if trims:
@@ -170,7 +170,7 @@ async def test_whoever_shares_a_stream_trims_it(
 ) -> None:
     stream, group = new_stream(), new_stream()
     added = await fill(client, stream, 100)
-    one, two = [a_replica(server.url, [stream], group, SharedStreamsSource, trims=True) for _ in range(2)]
+    one, two = [a_replica(server.url, [stream], group, SharedStreamsSource, trims=True, **PATIENT) for _ in range(2)]
     async with one.running(), two.running():
         await until(lambda: sorted(places(one) + places(two)) == sorted(added), what="it is read")
         await until_async(lambda: has_length(client, stream, 10), what="all but the last node goes")
@@ -191,7 +191,7 @@ async def test_what_a_group_was_set_back_to_read_again_stays(
     ids = await read_by_hand(client, stream, other, 100)
     await raw(client, "XACK", stream, other, *ids[:-1])
     await raw(client, "XGROUP", "SETID", stream, other, ids[29])
-    replica = a_replica(server.url, [stream], group, trims=True)
+    replica = a_replica(server.url, [stream], group, trims=True, **PATIENT)
     async with replica.running():
         await until_async(lambda: has_length(client, stream, 80), what="only what it does not need goes")
         await looked(client)
@@ -206,7 +206,7 @@ async def test_nothing_goes_while_a_group_waits_for_ids_that_are_not_there_yet(
     stream, group, other = [new_stream() for _ in range(3)]
     added = await fill(client, stream, 50)
     await raw(client, "XGROUP", "CREATE", stream, other, f"{1 << 62}-0")
-    replica = a_replica(server.url, [stream], group, trims=True)
+    replica = a_replica(server.url, [stream], group, trims=True, **PATIENT)
     async with replica.running():
         await until(lambda: places(replica) == added, what="it is read")
         await until_async(lambda: is_acknowledged(client, stream, group), what="it is acknowledged")
@@ -223,7 +223,7 @@ async def test_that_we_may_not_trim_is_told_once(
     stream, group = new_stream(), new_stream()
     await raw(client, "ACL", "SETUSER", "some", "on", "nopass", "allkeys", "allchannels", "+@all", "-xtrim")
     some = RedisConnection(url=parse_redis_url(server.url), client_name="test", username="some")
-    replica = a_replica(some, [stream], group, trims=True)
+    replica = a_replica(some, [stream], group, trims=True, **PATIENT)
     added = await fill(client, stream, 50)
     async with replica.running():
         await until(lambda: bool(replica.warnings), what="it is told")
