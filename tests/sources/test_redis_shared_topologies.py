@@ -15,7 +15,7 @@ from redis_harness.client import connect, connect_cluster, pending, raw
 from redis_harness.cluster import RedisCluster as Nodes
 from redis_harness.fixtures import NewRedisCluster, NewSentinel
 from redis_harness.flavour import Flavour
-from redis_harness.replica import LEASE, Replica, a_replica, fill, places
+from redis_harness.replica import Replica, a_replica, fill, places
 from runner.sources.redis_shared import SharedStreamsSource
 
 pytestmark = [
@@ -27,6 +27,9 @@ pytestmark = [
 
 RECOVERY = 10.0
 """Seconds within which everything goes on after a fault has healed."""
+
+COMMAND_TIMEOUT = 8.0
+"""What waits for a silent node waits much longer than a busy machine needs for the others."""
 
 Place = tuple[str, str]
 a_sharer = partial(a_replica, kind=SharedStreamsSource)
@@ -60,7 +63,7 @@ async def test_a_slot_that_moves_under_load_and_a_node_that_freezes(
     cluster = await new_redis_cluster(flavour, node_timeout_ms=60_000)  # nobody but us notices a silent node
     by_node = [await cluster.names_at(node, new_stream, 2) for node in cluster.nodes]
     streams, group = [stream for names in by_node for stream in names], new_stream()
-    one, two = [a_sharer(cluster.cluster_url, streams, group, command_timeout=3.0) for _ in range(2)]
+    one, two = [a_sharer(cluster.cluster_url, streams, group, command_timeout=COMMAND_TIMEOUT) for _ in range(2)]
     async with connect_cluster(cluster.nodes[2].url) as client, one.running(), two.running():
         added = await fill_all(client, streams, 5)
         await until(lambda: one.owned == two.owned == set(streams), what="both read all streams", timeout=RECOVERY)
@@ -93,7 +96,7 @@ async def test_a_slot_that_moves_under_load_and_a_node_that_freezes(
             began = anyio.current_time()
             more = await fill_all(client, others, 10)
             await until(lambda: set(more) <= set(read(others, one, two)), what="those of other nodes go on", every=0.02)
-            assert anyio.current_time() - began < LEASE.heartbeat + 1.0
+            assert anyio.current_time() - began < COMMAND_TIMEOUT / 2
             assert others <= one.owned
             assert others <= two.owned
         finally:

@@ -26,6 +26,9 @@ from runner.sources.redis_streams import _registry
 
 pytestmark = [pytest.mark.redis, pytest.mark.timeout(120)]
 
+COMMAND_TIMEOUT = 8.0
+"""What waits for a silent node waits much longer than a busy machine needs for the others."""
+
 
 async def group_whose_registry_is_at(
     cluster: Nodes, node: RedisServer, streams: list[str], name: Callable[[], str]
@@ -43,7 +46,7 @@ async def test_the_others_streams_go_on(new_redis_cluster: NewRedisCluster, new_
     gone = await cluster.names_at(silent, new_stream, 3)
     there = await cluster.names_at(other, new_stream, 3)
     group = await group_whose_registry_is_at(cluster, silent, gone + there, new_stream)
-    one, two = [a_replica(cluster.cluster_url, gone + there, group, command_timeout=3.0) for _ in range(2)]
+    one, two = [a_replica(cluster.cluster_url, gone + there, group, command_timeout=COMMAND_TIMEOUT) for _ in range(2)]
     async with connect_cluster(cluster.nodes[2].url) as client:
         for stream in gone + there:
             await fill(client, stream, 5)
@@ -75,7 +78,7 @@ async def _goes_on(replica: Replica, client: RedisCluster, streams: list[str], t
         await fill(client, stream, 5)
     expected = total * len(streams)
     await until(lambda: len({each for each in places(replica) if each[0] in streams}) == expected, what="it is read")
-    assert time.monotonic() - began < LEASE.heartbeat + 1.0
+    assert time.monotonic() - began < COMMAND_TIMEOUT / 2
 
 
 async def test_two_silent_nodes_cost_the_others_no_lease(
@@ -86,7 +89,7 @@ async def test_two_silent_nodes_cost_the_others_no_lease(
     gone = [name for node in silent for name in await cluster.names_at(node, new_stream, 2)]
     there = await cluster.names_at(other, new_stream, 4)
     group = await group_whose_registry_is_at(cluster, other, gone + there, new_stream)
-    one = a_replica(cluster.cluster_url, gone + there, group, command_timeout=3.0)
+    one = a_replica(cluster.cluster_url, gone + there, group, command_timeout=COMMAND_TIMEOUT)
     async with connect_cluster(cluster.url) as client:
         for stream in gone + there:
             await fill(client, stream, 1)
