@@ -13,7 +13,7 @@ from redis_harness.fixtures import ON_EVERY_FLAVOUR, NewRedis, NewRedisCluster
 from redis_harness.flavour import Flavour
 from redis_harness.options import AclUser, RedisOptions
 from redis_harness.proxy import Proxy
-from redis_harness.replica import a_replica, fill
+from redis_harness.replica import LONGER, a_replica, fill
 from redis_harness.server import RedisServer
 from runner.clients.redis import RedisClient, RedisConnection
 from runner.clients.redis_errors import RedisFailure
@@ -33,10 +33,7 @@ pytestmark = [pytest.mark.redis, pytest.mark.timeout(120)]
 LONG_CALLS = LeaseTimes(60.0, 10.0)
 """For who calls by himself, and wants each call to be answered, however long that takes."""
 
-STEADY = LeaseTimes(4.0, 0.4)
-"""To be kept by a machine that stands still for seconds."""
-
-LONG = 2 * STEADY.duration
+_LONG = 2 * LONGER.duration
 
 
 class Singly(LeaseCalls):
@@ -83,10 +80,10 @@ async def test_many_leases_of_a_server_that_is_far_away_are_all_kept(
             await fill(client, name, 1)
     async with Proxy(redis_server.port) as proxy:
         proxy.delay = delay  # one after the other takes longer than a heartbeat
-        replica = a_replica(proxy.url, names, group, kind, command_timeout=5.0, lease=STEADY)
+        replica = a_replica(proxy.url, names, group, kind, command_timeout=5.0, lease=LONGER)
         async with replica.running():
             await until(lambda: len(replica.owned) == streams, what="all are taken", timeout=60)
-            await anyio.sleep(LONG)
+            await anyio.sleep(_LONG)
             assert replica.owned == set(names)
             assert replica.lost_streams == []
 
@@ -134,13 +131,13 @@ async def test_who_loses_the_rights_to_a_stream_keeps_the_others(
     async with connect(server.url) as client:
         for name in names:
             await fill(client, name, 1)
-        replica = a_replica(connection, names, group, lease=STEADY)
+        replica = a_replica(connection, names, group, lease=LONGER)
         async with replica.running():
             await until(lambda: replica.owned == set(names), what="all are taken")
             allowed = [pattern for name in names if name != "s4" for pattern in (f"~{name}", f"~{{{name}}}:*")]
             await raw(client, "ACL", "SETUSER", "some", "resetkeys", "~stream-runner:members:*", *allowed)
             await until(lambda: replica.lost_streams == ["s4"], what="it is lost")
-            await anyio.sleep(LONG)
+            await anyio.sleep(_LONG)
             assert replica.lost_streams == ["s4"]
             await raw(client, "ACL", "SETUSER", "some", "~*")
             await until(lambda: replica.owned == set(names), what="it is taken again")
@@ -218,13 +215,13 @@ async def test_in_a_cluster_all_are_kept(
 ) -> None:
     cluster = await new_redis_cluster(Flavour.VALKEY)
     names, group = [*[new_stream() for _ in range(110)], *["{same}" + new_stream() for _ in range(10)]], new_stream()
-    replica = a_replica(cluster.url.replace("redis://", "redis+cluster://"), names, group, kind, lease=STEADY)
+    replica = a_replica(cluster.url.replace("redis://", "redis+cluster://"), names, group, kind, lease=LONGER)
     async with connect_cluster(cluster.url) as client:
         for name in names:
             await fill(client, name, 1)
     async with replica.running():
         await until(lambda: len(replica.seen) == len(names), what="all are read", timeout=60)
-        await anyio.sleep(LONG)
+        await anyio.sleep(_LONG)
         assert replica.lost_streams == []
 
 

@@ -14,7 +14,7 @@ from kafka_harness.waiting import until, until_async
 from redis_harness.client import clock_ms, pending, raw
 from redis_harness.fixtures import ON_EVERY_FLAVOUR
 from redis_harness.proxy import Direction, Proxy
-from redis_harness.replica import PATIENT, Replica, a_replica, fill, pause_while_they_wait, places
+from redis_harness.replica import LONGER, PATIENT, Replica, a_replica, fill, pause_while_they_wait, places
 from redis_harness.server import RedisServer
 from runner.clients.redis_slots import companion_key
 from runner.core.lease import LeaseTimes
@@ -23,9 +23,6 @@ from runner.ports import CheckpointFenced
 from runner.sources.redis_shared import SharedStreamsSource
 
 pytestmark = [pytest.mark.redis, ON_EVERY_FLAVOUR, pytest.mark.timeout(120)]
-
-STEADY = LeaseTimes(4.0, 0.4)
-"""To be kept by a machine that stands still for seconds."""
 
 SLACK = 3.0
 """Seconds for a busy machine."""
@@ -73,14 +70,14 @@ async def test_what_is_worked_on_for_long_is_not_taken_away(
     redis_server: RedisServer, client: Redis, new_stream: NewStream
 ) -> None:
     stream, group = new_stream(), new_stream()
-    slow = a_sharer(redis_server.url, [stream], group, lease=STEADY)
+    slow = a_sharer(redis_server.url, [stream], group, lease=LONGER)
     slow.settles = False
     added = await fill(client, stream, 1_500)
     async with slow.running():
         await until(lambda: len(slow.seen) == 1_500, what="everything is read")
-        other = a_sharer(redis_server.url, [stream], group, lease=STEADY)
+        other = a_sharer(redis_server.url, [stream], group, lease=LONGER)
         async with other.running():
-            await anyio.sleep(2 * STEADY.duration)  # this is how long it works on them
+            await anyio.sleep(2 * LONGER.duration)  # this is how long it works on them
             assert other.seen == []
             assert {each.deliveries for each in await pending(client, stream, group)} == {1}
             slow.settles = True
@@ -95,7 +92,7 @@ async def test_who_is_cut_off_stops_before_another_begins(
     stream, group = new_stream(), new_stream()
     added = await fill(client, stream, 50)
     async with Proxy(redis_server.port) as proxy:
-        cut, other = [a_sharer(url, [stream], group, lease=STEADY) for url in (proxy.url, redis_server.url)]
+        cut, other = [a_sharer(url, [stream], group, lease=LONGER) for url in (proxy.url, redis_server.url)]
         cut.settles = False
         async with cut.running():
             await until(lambda: places(cut) == added, what="everything is read")
@@ -107,7 +104,7 @@ async def test_who_is_cut_off_stops_before_another_begins(
                 await until(lambda: cut.lost_streams == [stream], what="it ends its assignment")
                 assert anothers_then == [0], "it stopped before another began"
                 await until(lambda: sorted(places(other)) == sorted(added), what="another has its entries")
-                assert anyio.current_time() - began < STEADY.duration + STEADY.heartbeat + SLACK
+                assert anyio.current_time() - began < LONGER.duration + LONGER.heartbeat + SLACK
                 cut.settles = True
                 await proxy.resume()
                 await until(lambda: cut.owned == {stream}, what="it begins anew")

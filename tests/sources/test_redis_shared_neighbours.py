@@ -15,7 +15,7 @@ from redis_harness.client import add_many, connect, pending, raw
 from redis_harness.fixtures import ON_EVERY_FLAVOUR, NewRedis
 from redis_harness.late import arrives_late, calls
 from redis_harness.proxy import Proxy
-from redis_harness.replica import PATIENT, Replica, a_replica, fill, pause_while_they_wait, places
+from redis_harness.replica import LONGER, PATIENT, Replica, a_replica, fill, pause_while_they_wait, places
 from redis_harness.server import RedisServer
 from runner.clients.redis import RedisClient, RedisConnection
 from runner.clients.redis_url import parse_redis_url
@@ -31,9 +31,6 @@ pytestmark = [pytest.mark.redis, ON_EVERY_FLAVOUR, pytest.mark.timeout(60)]
 
 RECOVERY = 10.0
 """Seconds within which everything goes on after a fault has healed."""
-
-STEADY = LeaseTimes(4.0, 0.4)
-"""To be kept by a machine that stands still for seconds."""
 
 a_sharer = partial(a_replica, kind=SharedStreamsSource)
 
@@ -208,14 +205,14 @@ async def test_what_was_trimmed_is_left_to_who_works_on_it_even_when_that_is_all
 ) -> None:
     stream, group = new_stream(), new_stream()
     await fill(client, stream, 10)
-    slow, other = [a_sharer(redis_server.url, [stream], group, lease=STEADY) for _ in range(2)]
+    slow, other = [a_sharer(redis_server.url, [stream], group, lease=LONGER) for _ in range(2)]
     slow.settles = False
     async with slow.running():
         await until(lambda: len(slow.seen) == 10, what="everything is read")
         slow.source.pause(Partition(stream, 0))
         await raw(client, "XTRIM", stream, "MAXLEN", 0)
         async with other.running():
-            await anyio.sleep(2 * STEADY.duration)  # this is how long it works on them
+            await anyio.sleep(2 * LONGER.duration)  # this is how long it works on them
             assert told(slow, other) == 0
             slow.settles = True
             await until_async(partial(nothing_pending, client, stream, group), what="all is acknowledged")
@@ -284,7 +281,7 @@ async def test_what_it_still_works_on_does_not_hide_what_nobody_keeps(
     stream, group = new_stream(), new_stream()
     partition = Partition(stream, 0)
     added = await fill(client, stream, 2_600)
-    replica = a_sharer(redis_server.url, [stream], group, lease=STEADY)
+    replica = a_sharer(redis_server.url, [stream], group, lease=LONGER)
     replica.settles = False
     async with replica.running():
         await until(lambda: len(replica.seen) == len(added), what="everything is read")
