@@ -78,7 +78,8 @@ async def test_the_watch_sees_a_lease_that_is_taken_too_early(redis_server: Redi
         await take(second, "a", 1, expires_at=10_000)
         await write(second, "owner", "", "expires_at", 0)
         await take(second, "b", 2, expires_at=10_001)
-        await until(lambda: len(watch.histories()[1]) == 2, what="all is noted")
+        await take(second, "b", 3, expires_at=10_002)
+        await until(lambda: len(watch.histories()[1]) == 3, what="all is noted")
         watch.assert_one_owner_at_a_time()
 
         await take(first, "c", 3, expires_at=14_999)
