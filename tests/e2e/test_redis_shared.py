@@ -31,10 +31,12 @@ pytestmark = [pytest.mark.redis, pytest.mark.slow, pytest.mark.timeout(2 * MINUT
 
 _STREAMS: Final = 2
 _EXIT_TIMEOUT: Final = 15.0
-_SLACK: Final = 1.5
+_SLACK: Final = 3.0
 """Seconds for a busy machine."""
-_SLOW: Final = 10 * LEASE
+_LONGER_LEASE: Final = 3.0  # a busy machine may hold a process up for as long as it may be silent
+_SLOW: Final = 10 * _LONGER_LEASE
 _LANES: Final = 4
+_LATE: Final = 3  # entries of each stream
 _OPTIONS: Final[dict[str, Any]] = {
     "batch_size": 5,
     "parallelization_factor": _LANES,
@@ -69,6 +71,13 @@ async def _until_in_flight(*runners: RunnerProcess, calls: int = 1) -> None:
     await until_async(in_flight, what="all have calls in flight", every=0.02)
 
 
+async def _until_held(function: FunctionProcess, *, least: int) -> None:
+    async def held() -> bool:
+        return (await function.status()).held >= least
+
+    await until_async(held, what=f"{least} calls are held", every=0.02)
+
+
 async def _stop(*runners: RunnerProcess) -> None:
     for runner in runners:
         runner.terminate()
@@ -96,7 +105,6 @@ async def test_what_a_killed_one_had_comes_back(
         await _until_in_flight(killed, other, calls=2 * _LANES)
         await asyncio.sleep(LEASE)  # its entries are older than a lease, and kept by its heartbeats alone
         killed.kill()
-        killed_at = time.monotonic()
         killed_ns = time.monotonic_ns()
         await until(lambda: _abandoned(function), what="calls have lost their caller")
         left = _abandoned(function)
@@ -104,10 +112,11 @@ async def test_what_a_killed_one_had_comes_back(
         await until(
             lambda: left <= set(oracle.handled_at(_since(function, killed_ns))), what="another has handled them"
         )
-        took = time.monotonic() - killed_at
     await group.until_settled(client, function)
     await _stop(other)
     await group.assert_promises(client, function.calls(), by=None)
+    handled_at = oracle.handled_at(_since(function, killed_ns))
+    took = max(handled_at[origin] - killed_ns for origin in left) / 1e9
     assert took < LEASE + HEARTBEAT + _SLACK, f"it took {took:.2f} s"
     print(f"killed: {len(left)} entries in flight came back within {took:.2f} s")
 
@@ -125,6 +134,7 @@ def _since(function: FunctionProcess, start_ns: int) -> Collection[Any]:
 async def test_a_function_that_is_slow_for_ten_leases_is_not_stolen_from(
     redis_server: RedisServer, client: Redis, group: StreamGroup, function: FunctionProcess, new_runner: NewRunner
 ) -> None:
+    group.lease = _LONGER_LEASE
     patient = {"function": http(function.url, timeout=f"{2 * _SLOW:g}s")}
     config = process(patient, {group.base: group.mapping(redis_server.url, **_OPTIONS)})
     await function.start(Behaviour(delay_ms=_SLOW * 1000))
@@ -153,7 +163,8 @@ async def test_a_function_that_is_slow_for_ten_leases_is_not_stolen_from(
 
 
 def _slow_calls(function: FunctionProcess) -> list[Any]:
-    return [call for call in function.calls() if call.end_ns - call.start_ns >= _SLOW * 1_000_000_000]
+    # uvloop's timers may be up to a millisecond early.
+    return [call for call in function.calls() if call.end_ns - call.start_ns >= (_SLOW - 0.001) * 1_000_000_000]
 
 
 async def test_what_a_frozen_one_learns_too_late_moves_nothing(
@@ -165,7 +176,7 @@ async def test_what_a_frozen_one_learns_too_late_moves_nothing(
     for stream in group.streams:
         await group.add(client, stream, producing.numbered(20, keys=7, poison_every=4))
     await _start(frozen, group=group)
-    await _until_in_flight(frozen, calls=2)
+    await _until_held(function, least=2)
     frozen.pause()
     await function.behave(Behaviour())  # its calls are answered, while it does not hear it
     await until(lambda: bool(function.calls()), what="its calls have ended")
@@ -174,8 +185,13 @@ async def test_what_a_frozen_one_learns_too_late_moves_nothing(
     await group.until_settled(client, function)
     letters = await group.letters(client)
     for stream in group.streams:
-        await group.add(client, stream, [producing.Item(b"{}", b"late")] * 3)
+        await group.add(client, stream, [producing.Item(b"{}", b"late")] * _LATE)
     await _until_in_flight(other, calls=2)
+
+    async def all_are_read() -> bool:
+        return [len(entries) for entries in (await group.pending(client)).values()] == [_LATE] * _STREAMS
+
+    await until_async(all_are_read, what="all that is late is read")
     before = await group.pending(client)
     frozen.resume()
 
