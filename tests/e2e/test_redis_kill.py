@@ -42,8 +42,9 @@ _SECONDS: Final = scaled(22, 105)
 _ENTRIES_A_SECOND = 20.0  # of each stream
 _POISON_EVERY = 20
 _POISON = b'"poison": true'
-_LONG_LEASE = 10.0
+_LONG_LEASE = 15.0
 _LONG_HEARTBEAT = 1.0
+_SLACK = 4.0  # seconds for a busy machine
 _EXIT_TIMEOUT = 15.0
 
 
@@ -207,7 +208,7 @@ async def test_a_clean_stop_repeats_nothing_and_nobody_waits_for_its_leases(
     watch.assert_one_owner_at_a_time()
     gaps = [_gap_seconds(generations(calls, partition)[-1][0].start_ns, left_ns) for partition in sorted(taken_over)]
     # One that finds itself alone in the registry moves nothing for a heartbeat: the others may only be late.
-    assert max(gaps) < 2 * _LONG_HEARTBEAT + 1.0 < _LONG_LEASE / 2, "the other waited for more than its next looks"
+    assert max(gaps) < 2 * _LONG_HEARTBEAT + _SLACK < _LONG_LEASE / 2, "the other waited for more than its next looks"
     print(f"clean stop: {len(group.placed)} entries, {len(calls)} calls, taken over after {max(gaps):.2f} s")
 
 

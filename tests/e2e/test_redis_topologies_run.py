@@ -74,7 +74,7 @@ _POISON_EVERY: Final = 10
 _HANDED_OUT: Final = 5  # entries of each stream, when a replica hears its last
 _ROUNDS: Final = scaled(1, 5)
 _DELAY_MS: Final = 20.0
-_FREEZE: Final = 2 * LEASE
+_FREEZE: Final = 3 * LEASE  # two leases of those frozen, which a busy machine makes nobody lose
 _LOOKS: Final = 4  # while a node is frozen
 _NODE_TIMEOUT_MS: Final = 15_000  # the server's default: who is silent for less is not taken for dead
 _USER: Final = "runner"
@@ -161,7 +161,7 @@ async def test_a_node_that_hangs_holds_up_only_its_own_streams(
     names = {await name_at(cluster, f"frozen-{number}-{ANY}", node): node for number, node in at.items()}
     streams = SpreadStreams(Sharded(cluster), list(names), "frozen-letters")
     async with SteadyLoad(streams, a_second=_ENTRIES_A_SECOND) as load:
-        runners = await _started(streams, function, new_runner)
+        runners = await _started(streams, function, new_runner, lease=f"{_FREEZE / 2:g}s")
         with_registry = await _node_of_the_registry(cluster)
         others = [node for node in cluster.nodes if node is not with_registry]
         for node in (with_registry, *others)[: scaled(2, 3)]:
@@ -202,7 +202,7 @@ async def _freeze(
         for look in range(_LOOKS):
             since_ns = frozen_ns + round(look * _FREEZE / _LOOKS * 1e9)
             await asyncio.sleep(max(0.0, (since_ns - time.monotonic_ns()) / 1e9 + _FREEZE / _LOOKS))
-            await streams.until_handled(function, elsewhere, since_ns=since_ns, timeout=_FREEZE / _LOOKS)
+            await streams.until_handled(function, elsewhere, since_ns=since_ns, timeout=_FREEZE / 2)
     finally:
         node.resume()
     resumed_ns = time.monotonic_ns()
@@ -372,11 +372,11 @@ async def _work_with_the_least_rights(
     **source: Any,
 ) -> None:
     """Two replicas take, read, dead-letter, share out and give back, and the servers refuse them nothing, nor what one
-    of them does ``afterwards``."""
+    of them does ``afterwards``. Their leases are so long that a busy machine makes nobody lose one."""
     secret = directory / "password"
     secret.write_text(f"{_PASSWORD}\n")
     streams = SpreadStreams(topology, [f"orders.{number}" for number in range(6)], "orders.dead-letter")
-    login = {"username": _USER, "password": f"${{file:{secret}}}", **source}
+    login = {"username": _USER, "password": f"${{file:{secret}}}", "lease": "10s", **source}
     async with SteadyLoad(streams, a_second=_ENTRIES_A_SECOND, poison_every=_POISON_EVERY):
         runners = await _started(streams, function, new_runner, **login)
         await _until_more_letters(streams)

@@ -28,9 +28,10 @@ async def client(redis_server: RedisServer) -> AsyncIterator[Redis]:
 
 
 def watched(url: str, streams: list[str], group: str) -> dict[str, Any]:
-    """A process with one mapping ``m``, whose function nobody serves."""
-    redis = {"url": url, "streams": streams, "group": group, "lease": "2s"}
-    mapping = {"function": "f", "source": {"redis_streams": redis}, "drain_timeout": "100ms", "commit_timeout": "1s"}
+    """A process with one mapping ``m``, whose function nobody serves. It waits so long for an answer that a server on a
+    busy machine is no problem of its own."""
+    redis = {"url": url, "streams": streams, "group": group, "lease": "10s"}
+    mapping = {"function": "f", "source": {"redis_streams": redis}, "drain_timeout": "100ms", "commit_timeout": "5s"}
     function = configuration.http(f"http://127.0.0.1:{free_port()}/")
     return configuration.process({"f": function}, {"m": mapping})
 
