@@ -32,6 +32,7 @@ _BUFFER_BYTES = 32 * _MB
 _ALLOWANCE_BYTES = 100 * _MB
 _BURST_RECORDS = 1_000
 _BURST_BATCH = 10
+_BURSTS = 3
 
 
 @dataclass
@@ -72,7 +73,7 @@ async def test_a_hanging_function_costs_bounded_memory_and_nobody_else_anything(
     scene = _Scene(kafka, runner, hanging, healthy, topic, other_topic)
     await _until_full(scene)
     began = time.monotonic()
-    during = [await _burst_rate(scene)]
+    during = [await _best_burst_rate(scene)]
 
     async def hung_long_enough() -> bool:
         scrape = await scene.scrape()
@@ -80,7 +81,7 @@ async def test_a_hanging_function_costs_bounded_memory_and_nobody_else_anything(
         return time.monotonic() - began >= _HANG
 
     await until_async(hung_long_enough, what=f"the function hung for {_HANG} s", timeout=_HANG + 30.0, every=0.2)
-    during.append(await _burst_rate(scene))
+    during.append(await _best_burst_rate(scene))
     assert (await hanging.status()).calls == 0
     assert max(scene.rss_bytes) < _BUFFER_BYTES + _ALLOWANCE_BYTES
     await hanging.behave(Behaviour())
@@ -117,6 +118,11 @@ async def _until_full(scene: _Scene) -> None:
         return held == _CONCURRENCY - 1 and waiting > 0 and paused == _PARTITIONS
 
     await until_async(full, what="the buffers and the permits are used up", timeout=40.0)
+
+
+async def _best_burst_rate(scene: _Scene) -> float:
+    """Of several: whatever else the machine does can only make a burst slower."""
+    return max([await _burst_rate(scene) for _ in range(_BURSTS)])
 
 
 async def _burst_rate(scene: _Scene) -> float:
