@@ -61,7 +61,8 @@ async def test_a_stop_makes_the_retries_that_wait_and_repeats_nothing(
     mapping = stream.mapping(ordering="partition", batch_size=25, retry_backoff=_QUICK_RETRIES, **_TIMES)
     runner = new_runner(configuration(http(function.url, timeout="5s"), (stream, mapping)))
     await stream.create()
-    await stream.produce(producing.numbered(6_000, keys=_KEYS, poison_every=60, poison=1))
+    # More than is done before the last stop, also where a busy machine makes the stops late.
+    await stream.produce(producing.numbered(12_000, keys=_KEYS, poison_every=60, poison=1))
     await function.start(Behaviour(delay_ms=5))
     async with stream.watch() as watch:
         for _stop in range(_STOPS):
@@ -70,6 +71,7 @@ async def test_a_stop_makes_the_retries_that_wait_and_repeats_nothing(
             await _until_retries_wait(runner, stream, least=2)
             await _stop_in_time(runner)
             assert committed_records(watch) < len(stream.placed)
+        await function.behave(Behaviour(poison="accept"))
         await runner.start()
         await stream.caught_up(watch)
         await _stop_in_time(runner)
@@ -101,15 +103,15 @@ async def test_a_stop_with_parallel_lanes_repeats_nothing_of_a_healthy_function(
     mapping = stream.mapping(**_PARALLEL)
     runner = new_runner(configuration(http(function.url, timeout="5s"), (stream, mapping)))
     await stream.create()
-    await stream.produce(producing.numbered(20_000, keys=1_009))
     await function.start(Behaviour(delay_ms=100))
     async with stream.watch() as watch:
-        for _stop in range(_STOPS):
-            await runner.start()
-            await until_progress(watch, runner)
-            await until_metric(runner, "inflight_invocations", least=4 * PARTITIONS)
-            await _stop_in_time(runner)
-            assert committed_records(watch) < len(stream.placed)
+        async with Load(stream, watch, backlog=20_000, keys=1_009):
+            for _stop in range(_STOPS):
+                await runner.start()
+                await until_progress(watch, runner)
+                await until_metric(runner, "inflight_invocations", least=4 * PARTITIONS)
+                await _stop_in_time(runner)
+                assert committed_records(watch) < len(stream.placed)
         await function.behave(Behaviour())
         await runner.start()
         await stream.caught_up(watch)
@@ -194,9 +196,11 @@ async def test_reloads_under_load_change_one_mapping_and_leave_the_other_alone(
         ):
             await runner.start()
             for number in range(1, _RELOADS + 1):
+                joined = await metric(runner, "rebalances_total", mapping=changed.group)
                 await _reload(runner, configs[number % 2])
                 # Every other reload comes while the one before it still drains or joins.
                 if number % 2 == 0:
+                    await until_metric(runner, "rebalances_total", least=joined + 1, mapping=changed.group)
                     await until_metric(runner, "assigned_partitions", least=PARTITIONS, mapping=changed.group)
                     await until_progress(watch, runner)
                     await until_progress(other_watch, runner)
@@ -252,7 +256,7 @@ async def _reload(runner: RunnerProcess, config: Mapping[str, Any]) -> None:
     runner.reload()
 
     async def reloaded() -> bool:
-        return await metric(runner, _LAST_RELOAD) > last
+        return await metric(runner, _LAST_RELOAD) != last  # the time of day may be set back
 
     await until_async(reloaded, what="the configuration is reloaded", every=0.01)
     assert await metric(runner, "config_last_reload_successful") == 1
