@@ -98,7 +98,8 @@ async def test_a_handler_that_never_returns_keeps_its_key_and_not_the_process(
         batch_size=5,
         **_TIMES,
     )
-    config = configuration(python(f"{stuck_handler.__name__}:handle", timeout="1s"), (stream, mapping))
+    # Long enough that no other call is overdue when the machine is busy.
+    config = configuration(python(f"{stuck_handler.__name__}:handle", timeout="4s"), (stream, mapping))
     journal_file = tmp_path / "handler.journal"
     environment = {
         stuck_handler.JOURNAL_VARIABLE: str(journal_file),
