@@ -88,7 +88,7 @@ async def test_the_function_keeps_its_journal_over_a_kill(function: FunctionProc
     await _invoke(function, [(1, b"a", {})])
     calls = function.calls()
     assert [call.offsets for call in calls] == [[0], [1]]
-    assert calls[1].end_ns - calls[1].start_ns >= 30_000_000
+    assert calls[1].end_ns - calls[1].start_ns >= 29_000_000  # uvloop's timers may be up to a millisecond early
 
 
 async def test_the_function_reads_raw_requests_and_refuses_what_it_cannot_read(function: FunctionProcess) -> None:
