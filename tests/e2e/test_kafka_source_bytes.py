@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -39,7 +41,6 @@ async def test_a_wrong_byte_stops_its_partition_where_it_is(
     await topics.create_topic(kafka.bootstrap, topic, partitions=2)
     items = producing.numbered(100)
     await producing.produce(kafka.bootstrap, topic, items, place=placement.round_robin(2), batch_records=BATCH_RECORDS)
-    invert(kafka, topic, place)
     settings = KafkaSourceSettings(
         connection=KafkaConnection((kafka.bootstrap,), "test"),
         topics=(topic,),
@@ -49,9 +50,10 @@ async def test_a_wrong_byte_stops_its_partition_where_it_is(
         session_timeout=6.0,
     )
     damaged, sound = Partition(topic, 0), Partition(topic, 1)
-    async with Reader.of(KafkaSource(settings, now=time.time)) as reader:
-        await reader.until(lambda: bool(reader.listener.problems))
-        await reader.until(lambda: len(reader.records[sound]) == 50)
+    with inverted(kafka, topic, place):
+        async with Reader.of(KafkaSource(settings, now=time.time)) as reader:
+            await reader.until(lambda: bool(reader.listener.problems))
+            await reader.until(lambda: len(reader.records[sound]) == 50)
     (partition, problem), *_ = reader.listener.problems
     first_bad = DAMAGED_BATCH * BATCH_RECORDS
     assert partition == damaged
@@ -61,12 +63,22 @@ async def test_a_wrong_byte_stops_its_partition_where_it_is(
     assert [record.position for record in reader.records[damaged]] == list(range(first_bad))
 
 
-def invert(kafka: Broker, topic: str, place: int) -> None:
-    """Invert the byte at ``place`` of the damaged batch of partition 0."""
+@contextmanager
+def inverted(kafka: Broker, topic: str, place: int) -> Iterator[None]:
+    """Invert the byte at ``place`` of the damaged batch of partition 0, and repair it at the end: on some of the damage
+    a broker that is killed later would not start."""
     (segment,) = kafka.segment_files(topic, 0)
     batch = list(batches(segment))[DAMAGED_BATCH]
-    with segment.open("r+b") as file:
-        file.seek(batch.begin + place)
+    _invert(segment, batch.begin + place)
+    try:
+        yield
+    finally:
+        _invert(segment, batch.begin + place)
+
+
+def _invert(file_path: Path, place: int) -> None:
+    with file_path.open("r+b") as file:
+        file.seek(place)
         (byte,) = file.read(1)
-        file.seek(batch.begin + place)
+        file.seek(place)
         file.write(bytes([byte ^ 0xFF]))
