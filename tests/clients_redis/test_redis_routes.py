@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -57,7 +56,9 @@ async def test_every_key_is_found_in_a_cluster(new_redis_cluster: NewRedisCluste
         assert await client.execute("PING", timeout=5) == b"PONG"
 
 
-async def test_a_slot_that_moves_is_followed_step_by_step(new_redis_cluster: NewRedisCluster) -> None:
+async def test_a_slot_that_moves_is_followed_step_by_step(
+    new_redis_cluster: NewRedisCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cluster = await new_redis_cluster()
     keys = [b"{moving}%d" % number for number in range(4)]
     slot = await cluster.slot_of("moving")
@@ -75,8 +76,11 @@ async def test_a_slot_that_moves_is_followed_step_by_step(new_redis_cluster: New
         await count_all(2)
         await move.move_keys(2)
         await count_all(3)
-        with pytest.raises(RedisFailure) as torn:
-            await client.execute("MGET", *keys, key=keys[0], timeout=0.5)
+        with monkeypatch.context() as patient:
+            # Its time ends between two tries: who is cut off in one has heard nothing at last.
+            patient.setattr("runner.clients.redis._PAUSE", 60.0)
+            with pytest.raises(RedisFailure) as torn:
+                await client.execute("MGET", *keys, key=keys[0], timeout=2)
         assert torn.value.kind is FailureKind.TRY_AGAIN
         waiting = asyncio.create_task(client.execute("MGET", *keys, key=keys[0], timeout=10))
         await move.move_keys(10)
@@ -110,8 +114,11 @@ async def test_a_cluster_that_lost_a_node_is_reported_and_used_again(new_redis_c
         assert await client.execute("SET", "a", 1, key=b"a", timeout=5) == b"OK"
 
 
-async def test_a_frozen_node_does_not_keep_the_others_from_being_used(new_redis_cluster: NewRedisCluster) -> None:
-    cluster = await new_redis_cluster()
+async def test_a_frozen_node_does_not_keep_the_others_from_being_used(
+    new_redis_cluster: NewRedisCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runner.clients.redis_questions._ASK_TIMEOUT", 60.0)  # who waits for it waits for ever
+    cluster = await new_redis_cluster(node_timeout_ms=60_000)  # for the nodes it is there all the time
     frozen = cluster.nodes[0]
     async with connected(cluster.cluster_url) as client:
         keys = [b"key%d" % number for number in range(30)]
@@ -124,7 +131,7 @@ async def test_a_frozen_node_does_not_keep_the_others_from_being_used(new_redis_
                 await client.execute("GET", at_frozen, key=at_frozen, timeout=0.3)
             assert late.value.kind is FailureKind.TIMEOUT
             # Who serves what is asked of those that answer.
-            await client.execute("GET", elsewhere, key=elsewhere, timeout=0.9)
+            await client.execute("GET", elsewhere, key=elsewhere, timeout=10)
         finally:
             frozen.resume()
         await cluster.until_served()
@@ -152,7 +159,7 @@ async def test_a_slot_that_a_frozen_node_has_lost_is_found_elsewhere(
         for node in others:
             async with bare.connect(node.url) as redis:
                 await bare.raw(redis, "CLUSTER", "SETSLOT", slot, "NODE", await identity(others[0]))
-        assert await client.execute("SET", "a", 1, key=b"a", timeout=2) == b"OK"
+        assert await client.execute("SET", "a", 1, key=b"a", timeout=10) == b"OK"
 
 
 async def _key_of_another(cluster: RedisCluster) -> bytes:
@@ -187,7 +194,6 @@ async def test_the_new_master_is_found_after_a_failover(flavour: Flavour, new_se
     async with connected(sentinel_url(sentinel)) as client:
         assert await client.execute("SET", "a", 1, timeout=5) == b"OK"
         promoted = await sentinel.failover()
-        started = time.monotonic()
         failures: list[RedisFailure] = []
 
         async def is_written() -> bool:
@@ -198,7 +204,6 @@ async def test_the_new_master_is_found_after_a_failover(flavour: Flavour, new_se
                 return False
 
         await until_async(is_written, what="the new master is written to", timeout=10)
-        assert time.monotonic() - started < 10
         reasons = {problem_of(failure, sentinel_url(sentinel)).reason for failure in failures}
         assert reasons <= {Reason.EVENT_SOURCE_UNREACHABLE}
         async with bare.connect(promoted.url) as redis:
@@ -221,7 +226,7 @@ async def test_a_master_that_hangs_is_left_for_the_one_that_was_promoted(new_sen
 
         try:
             for each in (client, alone):
-                await until_async(partial(is_written, each), what="the promoted one is written to", timeout=5)
+                await until_async(partial(is_written, each), what="the promoted one is written to")
         finally:
             await alone.close()
 
@@ -246,7 +251,7 @@ async def test_a_replica_that_is_written_to_is_left_though_the_script_did_not_fa
             async def nobody() -> bool:
                 return await ours() == 0
 
-            await until_async(nobody, what="the connection to the replica is closed", timeout=5)
+            await until_async(nobody, what="the connection to the replica is closed")
 
 
 async def test_sentinels_that_are_gone_are_passed_over(new_sentinel: NewSentinel) -> None:

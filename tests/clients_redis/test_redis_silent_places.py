@@ -29,7 +29,7 @@ pytestmark = pytest.mark.redis
 SHORT = 0.15
 """Seconds that a caller has: less than two silent servers cost."""
 NOBODY_BUT_US_NOTICES = 60_000
-RECOVERY = 5.0
+RECOVERY = 20.0
 
 
 @asynccontextmanager
@@ -106,11 +106,12 @@ async def test_silent_sentinels_do_not_use_up_a_callers_time(new_sentinel: NewSe
         await until_async(found, what="the master is found", timeout=RECOVERY)
 
         # The next that is asked first is the one that has answered, until it is silent too.
-        (await sentinel.master()).kill()
+        master = await sentinel.master()
+        master.kill()
         assert not await is_served(client, b"a", 5)
         proxies[3].stall()
         await proxies[2].resume()
-        await (await sentinel.master()).restart()
+        await master.restart()  # or the replica has taken its place by now
         await until_async(found, what="the master is found by another", timeout=RECOVERY)
 
 
@@ -151,7 +152,10 @@ async def test_silent_seeds_do_not_use_up_a_callers_time(new_redis_cluster: NewR
         await until_async(found, what="the node is found", timeout=RECOVERY)
 
 
-async def test_silent_nodes_are_the_trouble_of_their_own_commands(new_redis_cluster: NewRedisCluster) -> None:
+async def test_silent_nodes_are_the_trouble_of_their_own_commands(
+    new_redis_cluster: NewRedisCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runner.clients.redis_questions._ASK_TIMEOUT", 60.0)  # who waits for them waits for ever
     cluster = await new_redis_cluster(node_timeout_ms=NOBODY_BUT_US_NOTICES)
     keys = await keys_by_node(cluster)
     async with connected(url_of(cluster.nodes)) as client:
@@ -161,7 +165,7 @@ async def test_silent_nodes_are_the_trouble_of_their_own_commands(new_redis_clus
         for _ in range(5):
             assert not await is_served(client, keys[0], SHORT)
             assert not await is_served(client, keys[1], SHORT)
-            assert await is_served(client, keys[2], 0.5)
+            assert await is_served(client, keys[2], 10)
         for node in cluster.nodes[:2]:
             node.resume()
         assert [await is_served(client, key, RECOVERY) for key in keys] == [True] * 3
@@ -209,10 +213,10 @@ async def test_a_node_that_is_no_member_yet_is_passed_over(
     cluster = await new_redis_cluster()
     async with connected(url_of([alone, *cluster.nodes])) as client:
         for key in await keys_by_node(cluster):
-            assert await is_served(client, key, 2)
+            assert await is_served(client, key, 10)
     async with connected(url_of([alone])) as client:
         with pytest.raises(RedisFailure, match="knows of no node") as unserved:
-            await client.execute("PING", timeout=0.3)
+            await client.execute("PING", timeout=2)
         assert unserved.value.kind is FailureKind.CLUSTER_DOWN
 
 
