@@ -29,7 +29,7 @@ pytestmark = pytest.mark.redis
 SHORT = 0.15
 """Seconds that a caller has: less than two silent servers cost."""
 NOBODY_BUT_US_NOTICES = 60_000
-RECOVERY = 20.0
+RECOVERY = 10.0
 
 
 @asynccontextmanager
