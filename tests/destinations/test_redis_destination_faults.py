@@ -11,7 +11,7 @@ import pytest
 
 from destination_harness.letters import Overdue, letter_of
 from destination_harness.redis_letters import destination, plain, store, stored, values
-from kafka_harness.waiting import until_async
+from kafka_harness.waiting import until, until_async
 from redis_harness import client
 from redis_harness.fixtures import ON_EVERY_FLAVOUR, NewRedis, NewSentinel
 from redis_harness.flavour import Flavour
@@ -82,7 +82,12 @@ async def test_a_frozen_server_is_waited_for_and_reported(new_redis: NewRedis) -
     server = new_redis()
     overdue = Overdue()
     async with destination(plain(server.address), "dead", timeout=0.2, observer=overdue) as target:
-        assert await store(target, LETTERS[:1]) == [None]
+
+        async def is_stored() -> bool:
+            return await store(target, LETTERS[:1]) == [None]
+
+        await until_async(is_stored, what="it has connected within its time")
+        overdue.records.clear()
         server.pause()
         storing = asyncio.create_task(store(target, LETTERS))
         await overdue.wait_for(3, storing)
@@ -170,12 +175,12 @@ async def test_a_server_that_loads_its_data_stores_nothing_yet(redis_server: Red
     overrides = {
         "save": "3600 1",
         "rdbcompression": "no",
-        "key-load-delay": "20000",
+        "key-load-delay": "20000",  # of 20 s in all, until it is told otherwise
         "loading-process-events-interval-bytes": "1024",
     }
     server = new_redis(redis_server.flavour, RedisOptions(overrides=overrides))
     async with client.connect(server.url) as redis:
-        for number in range(60):
+        for number in range(1_000):
             await redis.set(f"key-{number}", "x" * 100)
     await server.shut_down()
     server.process.start()
@@ -185,6 +190,8 @@ async def test_a_server_that_loads_its_data_stores_nothing_yet(redis_server: Red
             return "loads its data" in str((await store(target, LETTERS))[0])
 
         await until_async(is_loading, what="the server loads its data", timeout=10, every=0.01)
+        async with client.connect(server.url) as redis:
+            await client.raw(redis, "CONFIG", "SET", "key-load-delay", 0)
 
         async def is_stored() -> bool:
             return await store(target, LETTERS) == [None] * 3
@@ -293,24 +300,29 @@ async def test_a_failover_loses_no_letter(new_sentinel: NewSentinel) -> None:
     sentinel = await new_sentinel(Flavour.REDIS_7_0)
     addresses = ",".join([f"{host}:{port}" for host, port in sentinel.addresses])
     url = parse_redis_url(f"redis+sentinel://{addresses}/{Sentinel.service}")
-    letters = [letter_of(value=b"%d" % number, position=number) for number in range(2_000)]
+    letters: list[DeadLetter] = []
+    over = asyncio.Event()
     async with destination(RedisConnection(url=url, client_name="test"), "dead", timeout=2.0) as target:
 
-        async def store_all() -> None:
-            for letter in letters:
+        async def store_until_over() -> None:
+            while not over.is_set():
+                letter = letter_of(value=b"%d" % len(letters), position=len(letters))
+                letters.append(letter)
 
                 async def is_stored(letter: DeadLetter = letter) -> bool:
                     return await store(target, [letter]) == [None]
 
                 await until_async(is_stored, what=f"letter {letter.record.position} is stored")
 
-        storing = asyncio.create_task(store_all())
+        storing = asyncio.create_task(store_until_over())
         await until_stored(await sentinel.master(), "dead", 5)
-        assert not storing.done()
         promoted = await sentinel.failover()
+        before = len(letters)
+        await until(lambda: len(letters) > before + 5, what="the promoted one stores more")
+        over.set()
         await storing
         # Asked again, those that the replica had not yet are stored now, and no other.
-        assert await store(target, letters) == [None] * 2_000
+        assert await store(target, letters) == [None] * len(letters)
     async with client.connect(promoted.url) as redis:
         assert sorted(await values(redis, "dead")) == sorted([letter.record.value for letter in letters])  # type: ignore[type-var]
 
