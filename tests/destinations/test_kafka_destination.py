@@ -29,7 +29,7 @@ from runner.clients.kafka import KafkaConnection, SaslSettings
 from runner.clients.secret import Secret
 from runner.destinations.kafka import KafkaDestination
 from runner.model import NO_TIMESTAMP, ErrorKind, FunctionError
-from runner.ports import Observer
+from runner.ports import DestinationError, Observer
 
 pytestmark = pytest.mark.kafka
 
@@ -60,6 +60,20 @@ async def destination(
         yield built
     finally:
         await built.close()
+
+
+async def connect(target: KafkaDestination) -> None:
+    """Returns when it has a producer and knows its topic for some seconds: with a short time limit, that may take a
+    busy broker several tries."""
+
+    async def knows_topic() -> bool:
+        try:
+            await target._current_topic()
+        except DestinationError:
+            return False
+        return True
+
+    await until_async(knows_topic, what=f"{target.description} is reached")
 
 
 async def fresh_topic(kafka: Broker, partitions: int = 1, **configs: str) -> str:
@@ -125,6 +139,7 @@ async def test_a_partition_that_is_awaited_does_not_hold_up_the_others(kafka: Br
     topic, overdue = await fresh_topic(kafka, 3), Overdue()
     letters = [a_letter(number=number, value=b"%d" % number) for number in (0, 1, 2, 0)]
     async with destination(plain(kafka), topic, timeout=2.0, observer=overdue) as target:
+        await connect(target)
         async with target._partition_locks[0]:  # as while a write to it is under way
             store = asyncio.create_task(target.store(letters))
             await overdue.wait_for(1, store)
@@ -213,7 +228,9 @@ async def test_a_missing_topic_is_not_created_and_is_found_once_it_exists(kafka:
 async def test_a_topic_deleted_between_two_stores_is_not_created_again(kafka: Broker) -> None:
     topic, overdue = await fresh_topic(kafka), Overdue()
     async with destination(plain(kafka), topic, timeout=1.0, observer=overdue) as target:
+        await connect(target)
         assert await target.store([a_letter()]) == [None]
+        overdue.records.clear()
         await delete_topic(kafka.bootstrap, topic)
         store = asyncio.create_task(target.store([a_letter(value=b"second")]))
         reported = asyncio.create_task(overdue.wait_for(1, store))
@@ -276,7 +293,9 @@ async def test_a_timestamp_that_the_topic_refuses_or_forgets_is_replaced(kafka: 
 async def test_a_frozen_broker_stores_it_once_and_the_wait_is_reported(kafka: Broker) -> None:
     topic, overdue = await fresh_topic(kafka), Overdue()
     async with destination(plain(kafka), topic, timeout=1.0, observer=overdue) as target:
+        await connect(target)
         assert await target.store([a_letter(value=b"before")]) == [None]
+        overdue.records.clear()
         kafka.pause()
         try:
             store = asyncio.create_task(target.store([a_letter(value=b"during"), a_letter(value=b"too")]))
@@ -284,6 +303,7 @@ async def test_a_frozen_broker_stores_it_once_and_the_wait_is_reported(kafka: Br
         finally:
             kafka.resume()
         assert await store == [None, None]
+        await connect(target)
         assert await target.store([a_letter(value=b"after")]) == [None]
     assert overdue.records[:3] == [2, 2, 2]
     assert [record.value for record in await stored(kafka, topic)] == [b"before", b"during", b"too", b"after"]
@@ -292,7 +312,9 @@ async def test_a_frozen_broker_stores_it_once_and_the_wait_is_reported(kafka: Br
 async def test_a_killed_broker_stores_it_once_when_it_is_back(kafka: Broker) -> None:
     topic, overdue = await fresh_topic(kafka), Overdue()
     async with destination(plain(kafka), topic, timeout=1.0, observer=overdue) as target:
+        await connect(target)
         assert await target.store([a_letter(value=b"before")]) == [None]
+        overdue.records.clear()
         kafka.pause()
         store = asyncio.create_task(target.store([a_letter(value=b"during")]))
         await overdue.wait_for(1, store)
@@ -300,6 +322,7 @@ async def test_a_killed_broker_stores_it_once_when_it_is_back(kafka: Broker) -> 
         await overdue.wait_for(3, store)
         await kafka.restart()
         assert await store == [None]
+        await connect(target)
         assert await target.store([a_letter(value=b"after")]) == [None]
     assert [record.value for record in await stored(kafka, topic)] == [b"before", b"during", b"after"]
 
@@ -307,7 +330,9 @@ async def test_a_killed_broker_stores_it_once_when_it_is_back(kafka: Broker) -> 
 async def test_close_is_bounded_while_a_write_is_under_way_to_a_dead_broker(kafka: Broker) -> None:
     topic, overdue = await fresh_topic(kafka), Overdue()
     async with destination(plain(kafka), topic, timeout=1.0, observer=overdue) as target:
+        await connect(target)
         assert await target.store([a_letter()]) == [None]
+        overdue.records.clear()
         kafka.kill()
         try:
             store = asyncio.create_task(target.store([a_letter()]))
@@ -334,6 +359,7 @@ async def test_a_cluster_that_is_away_at_first_is_told_and_found_later(kafka: Br
             assert time.monotonic() - started < 8
             assert all("the connection is refused" in str(result) for (result,) in results)
             await kafka.restart()
+            await connect(target)
             assert await target.store([a_letter()]) == [None]
     finally:
         if not kafka.running:
