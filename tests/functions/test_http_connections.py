@@ -30,12 +30,21 @@ def _throttled(outcome: Outcome, kind: ErrorKind) -> Throttled:
     return outcome
 
 
+async def _connected(open_http: OpenHttp, server: Any, invocation: Invocation, *, timeout: float) -> HttpFunction:
+    """One with a connection to use again: what is made of ``timeout`` seconds does not depend on how long it takes to
+    connect."""
+    function = await open_http(server.url)
+    assert isinstance(await function.invoke(invocation), Succeeded)
+    function._timeout = timeout
+    return function
+
+
 async def test_a_hung_server_is_a_timeout(open_http: OpenHttp, server: Any, new_invocation: NewInvocation) -> None:
     async def reply(request: Any, writer: asyncio.StreamWriter) -> None:
         await asyncio.Event().wait()
 
+    function = await _connected(open_http, server, new_invocation(), timeout=0.2)
     server.reply = reply
-    function = await open_http(server.url, timeout=0.2)
     assert "0.2 s" in _failed(await function.invoke(new_invocation()), ErrorKind.TIMEOUT)
 
 
@@ -47,8 +56,8 @@ async def test_a_response_that_stalls_is_a_timeout(
         await writer.drain()
         await asyncio.Event().wait()
 
+    function = await _connected(open_http, server, new_invocation(), timeout=0.2)
     server.reply = reply
-    function = await open_http(server.url, timeout=0.2)
     _failed(await function.invoke(new_invocation()), ErrorKind.TIMEOUT)
 
 
@@ -294,7 +303,7 @@ async def test_every_call_has_a_connection_however_many_run_at_once(
         await answer(request, writer)
 
     server.reply = reply
-    function = await open_http(server.url)
+    function = await open_http(server.url, timeout=50.0, connect_timeout=50.0)
     outcomes = await asyncio.gather(*[function.invoke(new_invocation()) for _ in range(calls)])
     assert all(isinstance(outcome, Succeeded) for outcome in outcomes)
     assert server.connections == calls

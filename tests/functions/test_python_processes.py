@@ -126,7 +126,7 @@ async def test_at_its_timeout_it_is_killed_and_replaced(
             while records[0].value == b"endless":
                 pass
     """,
-        timeout=1.0,
+        timeout=3.0,
     )
     (worker,) = workers()
     _failed(await function.invoke(new_invocation(new_record(value=b"endless"))), ErrorKind.TIMEOUT)

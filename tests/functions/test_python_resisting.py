@@ -89,7 +89,10 @@ async def test_after_its_timeout_it_keeps_its_invocation_until_that_is_cancelled
     await _release(module)
 
 
-async def test_one_that_unwinds_in_time_is_awaited(open_python: OpenPython, new_invocation: NewInvocation) -> None:
+async def test_one_that_unwinds_in_time_is_awaited(
+    open_python: OpenPython, new_invocation: NewInvocation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tasks, "LEAVE_SECONDS", 60.0)
     function = await open_python("""
         import asyncio
         STARTED = asyncio.Event()

@@ -13,7 +13,7 @@ from typing import Any
 import anyio
 import pytest
 
-from runner.functions import left_behind, steps
+from runner.functions import left_behind, steps, tasks
 from runner.functions.python import PythonFunction
 from runner.model import ErrorKind, Failed, Invocation, Outcome, Succeeded, Throttled
 
@@ -32,8 +32,9 @@ def _failed(outcome: Outcome, kind: ErrorKind) -> str:
 
 
 async def test_an_async_handler_is_cancelled_at_its_timeout(
-    open_python: OpenPython, new_invocation: NewInvocation, overdue: Any
+    open_python: OpenPython, new_invocation: NewInvocation, overdue: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(tasks, "_UNWIND_SECONDS", 60.0)  # it does not resist, however late the loop is
     function = await open_python(
         """
         import asyncio
