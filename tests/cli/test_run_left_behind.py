@@ -13,7 +13,7 @@ from e2e_support import configuration
 from e2e_support.process_fixtures import NewRunner
 from kafka_harness.waiting import until
 
-DRAIN, COMMIT, MARGIN = 0.2, 1.0, 4.0
+DRAIN, COMMIT, MARGIN = 0.2, 1.0, 12.0
 UNSETTLED = "partition let go with records that did not settle in time: they come again"
 """Seconds; the margin holds the grace of a handler that resists and the end of an interpreter on a busy machine."""
 
@@ -76,7 +76,7 @@ async def test_sigterm_exits_0_in_time(config: dict[str, Any], new_runner: NewRu
 async def test_the_summary_and_its_exit_code_are_told_before(
     config: dict[str, Any], new_runner: NewRunner, tmp_path: Path
 ) -> None:
-    arguments = ["--app-dir", str(tmp_path), "--until-caught-up", "--deadline", "2s"]
+    arguments = ["--app-dir", str(tmp_path), "--until-caught-up", "--deadline", "4s"]
     runner = new_runner(config, arguments=arguments)
     runner.launch()
     assert await runner.stopped() == 4
