@@ -33,8 +33,7 @@ _STREAMS: Final = 2
 _EXIT_TIMEOUT: Final = 15.0
 _SLACK: Final = 3.0
 """Seconds for a busy machine."""
-_LONGER_LEASE: Final = 3.0  # a busy machine may hold a process up for as long as it may be silent
-_SLOW: Final = 10 * _LONGER_LEASE
+_SLOW: Final = 10 * LEASE
 _LANES: Final = 4
 _LATE: Final = 3  # entries of each stream
 _OPTIONS: Final[dict[str, Any]] = {
@@ -134,7 +133,6 @@ def _since(function: FunctionProcess, start_ns: int) -> Collection[Any]:
 async def test_a_function_that_is_slow_for_ten_leases_is_not_stolen_from(
     redis_server: RedisServer, client: Redis, group: StreamGroup, function: FunctionProcess, new_runner: NewRunner
 ) -> None:
-    group.lease = _LONGER_LEASE
     patient = {"function": http(function.url, timeout=f"{2 * _SLOW:g}s")}
     config = process(patient, {group.base: group.mapping(redis_server.url, **_OPTIONS)})
     await function.start(Behaviour(delay_ms=_SLOW * 1000))
